@@ -1,0 +1,70 @@
+"""argv, split at the verb. Knows no flags but the ones that every command has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mlxk2.errors import UsageError
+
+PROGRAM = "mlxk2"
+_GLOBAL_FLAGS = ("--json", "--quiet")
+_HELP_FLAGS = ("-h", "--help")
+
+
+class HelpAsked(Exception):
+    """The user asked for help; `text` is it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class CommandLine(NamedTuple):
+    """The verb (None where there is none), the other words, and whether --json stands anywhere."""
+
+    verb: str | None
+    rest: tuple[str, ...]
+    json: bool
+
+    @property
+    def quiet(self) -> bool:
+        return "--quiet" in self.rest
+
+    @classmethod
+    def split(cls, argv: Sequence[str]) -> CommandLine:
+        """Find the verb: the first word that is no option; `--version` alone means the verb `version`."""
+        place = next((i for i, word in enumerate(argv) if not word.startswith("-")), None)
+        as_json = "--json" in argv
+        if place is not None:
+            return cls(argv[place], (*argv[:place], *argv[place + 1 :]), as_json)
+        if "--version" in argv:
+            return cls("version", tuple(word for word in argv if word != "--version"), as_json)
+        return cls(None, tuple(argv), as_json)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to parse: no word but the flags of every command."""
+        return all(word in _GLOBAL_FLAGS for word in self.rest)
+
+
+def help_or_error(line: CommandLine) -> None:
+    """Answer an argv without a verb. Raises: HelpAsked, or UsageError naming the first unknown option."""
+    for word in line.rest:
+        if word not in (*_GLOBAL_FLAGS, *_HELP_FLAGS):
+            raise UsageError(f"unknown option {word}", hint=f"{PROGRAM} --help")
+    raise HelpAsked(usage())
+
+
+def usage() -> str:
+    """The help of the program itself."""
+    from mlxk2.cli.registry import VERBS
+
+    width = max(len(verb.name) for verb in VERBS)
+    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in VERBS]
+    return (
+        f"usage: {PROGRAM} COMMAND [ARGUMENTS] [--json] [--quiet]\n\n"
+        "Find, check, convert, run and remove MLX language models in the Hugging Face cache.\n\n"
+        "commands:\n" + "\n".join(lines) + "\n\n"
+        f"{PROGRAM} COMMAND --help explains a command; {PROGRAM} --version prints the version.\n"
+    )

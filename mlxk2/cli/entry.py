@@ -1,0 +1,93 @@
+"""main(): one command, from argv to the exit code. Every failure becomes visible here, and only here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from mlxk2.cli.command_line import PROGRAM, CommandLine, HelpAsked, help_or_error
+from mlxk2.cli.io import Io, process_io
+from mlxk2.cli.present import Context, show_error, show_help
+from mlxk2.cli.registry import BY_NAME
+from mlxk2.errors import InternalError, Interrupted, MlxkError, UsageError
+from mlxk2.settings import Settings
+
+CLOSED_PIPE = 141  # 128 + SIGPIPE, what a shell reports for any program that loses its reader
+
+
+def main(argv: Sequence[str] | None = None, io: Io | None = None) -> int:
+    """Run one command and return its exit code. Tests hand in their own `io`; a process uses its streams."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if io is not None:
+        return _run(words, io)
+    try:
+        with process_io() as own:
+            _end_on_signals()
+            return _run(words, own)
+    except BrokenPipeError:
+        return CLOSED_PIPE
+
+
+def _run(argv: list[str], io: Io) -> int:
+    """Dispatch, and turn whatever is raised into words on the right stream and an exit code."""
+    line = CommandLine.split(argv)
+    settings = Settings.from_env(io.environ)
+    try:
+        return _dispatch(line, settings, io)
+    except HelpAsked as asked:
+        return show_help(asked.text, line.json, io)
+    except BrokenPipeError:
+        return CLOSED_PIPE
+    except MlxkError as error:
+        shown: MlxkError = error
+    except KeyboardInterrupt:
+        shown = Interrupted("interrupted")
+    except Exception as bug:  # noqa: BLE001 - the boundary: a bug must answer in the contract's form too
+        shown = _as_internal(bug, settings, io)
+    return show_error(shown, line, settings, io)
+
+
+def _dispatch(line: CommandLine, settings: Settings, io: Io) -> int:
+    if line.verb is None:
+        help_or_error(line)
+    verb = BY_NAME.get(line.verb or "")
+    if verb is None:
+        raise UsageError(f"'{line.verb}' is no command", hint=_closest(line.verb or ""))
+    if line.is_plain and not verb.needs_parser:
+        args: Any = SimpleNamespace(json=line.json, quiet=line.quiet)
+    else:
+        from mlxk2.cli.parser import parse
+
+        args = parse(verb, line)
+    code: int = verb.load().run(args, Context(verb.name, args, settings, io))
+    return code
+
+
+def _closest(word: str) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, list(BY_NAME), n=1)
+    return f"did you mean '{PROGRAM} {found[0]}'?" if found else f"{PROGRAM} --help lists the commands"
+
+
+def _as_internal(bug: Exception, settings: Settings, io: Io) -> MlxkError:
+    if settings.debug:
+        import traceback
+
+        traceback.print_exception(type(bug), bug, bug.__traceback__, file=io.stderr)
+    text = f"{type(bug).__name__}: {bug}".strip().replace("\n", " ")
+    return InternalError(text[:500], hint="this is a bug of MLX Knife; MLXK2_DEBUG=1 shows where it happened")
+
+
+def _end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that nothing half done stays behind."""
+    import signal
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)

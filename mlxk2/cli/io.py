@@ -1,0 +1,91 @@
+"""Everything of a process that a test wants to own: streams, environment, clock, width of the terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Callable, NamedTuple, TextIO, cast
+
+
+class Io(NamedTuple):
+    """The outside world of one command. `owns_process`: whether file descriptors and signals are ours to change."""
+
+    stdin: TextIO
+    stdout: TextIO
+    stderr: TextIO
+    environ: Mapping[str, str]
+    clock: Callable[[], float] = time.time
+    width: int | None = None
+    owns_process: bool = False
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a person is at the other end; a closed or foreign stream is no terminal."""
+    try:
+        return stream.isatty()
+    except ValueError:
+        return False
+
+
+@contextmanager
+def process_io() -> Iterator[Io]:
+    """Give the process's own streams, with stdout out of reach of libraries.
+
+    Descriptor 1 leads to stderr meanwhile, so that whatever a library prints, natively too, is no data.
+    """
+    out = _reopen(1, "w")
+    err = _reopen(2, "w")
+    keyboard = _reopen(0, "r")
+    try:
+        os.dup2(err.fileno(), 1)
+        yield Io(keyboard, out, err, os.environ, width=_terminal_width(out), owns_process=True)
+        out.flush()
+    finally:
+        for stream in (out, err, keyboard):
+            _close(stream)
+
+
+def silence_libraries(io: Io) -> None:
+    """Send what libraries print or log to nowhere: JSON mode without --verbose."""
+    if not io.owns_process:
+        return
+    import logging
+    import warnings
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+
+
+def _reopen(descriptor: int, mode: str) -> TextIO:
+    """Open a private copy of a standard stream; a missing one becomes the null device."""
+    try:
+        copy = os.dup(descriptor)
+    except OSError:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != descriptor:
+            os.dup2(null, descriptor)
+            os.close(null)
+        copy = os.dup(descriptor)
+    errors = "strict" if mode == "r" else "backslashreplace"
+    newline = None if mode == "r" else "\n"
+    return cast("TextIO", open(copy, mode, encoding="utf-8", errors=errors, newline=newline))
+
+
+def _terminal_width(stream: TextIO) -> int | None:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def _close(stream: TextIO) -> None:
+    try:
+        stream.close()
+    except OSError:
+        # The reader has gone: what is still buffered has nowhere to go.
+        pass

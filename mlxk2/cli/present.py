@@ -1,0 +1,145 @@
+"""Show what an operation gives: drive its events, then print the answer as JSON or for people."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+from mlxk2 import envelope
+from mlxk2.cli.command_line import CommandLine
+from mlxk2.cli.io import Io, is_terminal
+from mlxk2.errors import MlxkError
+from mlxk2.settings import Settings
+
+if TYPE_CHECKING:
+    from mlxk2.events import Event
+
+Outcome = Any  # a result, or a generator of events that returns one
+Sink = Callable[["Event"], None]
+
+
+class Context(NamedTuple):
+    """What a command module works with besides its own arguments."""
+
+    verb: str
+    args: Any
+    settings: Settings
+    io: Io
+
+    @property
+    def json(self) -> bool:
+        return bool(self.args.json)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person can be asked a question."""
+        return not self.json and is_terminal(self.io.stdin) and is_terminal(self.io.stderr)
+
+
+def present(context: Context, outcome: Outcome, sink: Sink | None = None) -> int:
+    """Drain `outcome` if it is a generator of events, and print its result. Returns the exit code."""
+    result = drain(outcome, sink) if isinstance(outcome, Generator) else outcome
+    answer = envelope.success(context.verb, result)
+    if context.json:
+        write_json(context.io, answer)
+    else:
+        render(context, answer["data"])
+    return 0
+
+
+def drain(steps: Generator[Event, None, Any], sink: Sink | None) -> Any:
+    """Hand every event to `sink` and return the generator's result; Ctrl-C is passed on to the generator."""
+    sink = sink or _ignore
+    try:
+        event = next(steps)
+        while True:
+            try:
+                sink(event)
+            except KeyboardInterrupt as pressed:
+                event = steps.throw(pressed)
+            else:
+                event = next(steps)
+    except StopIteration as end:
+        return end.value
+    finally:
+        steps.close()
+
+
+@contextmanager
+def progress_sink(context: Context) -> Iterator[Sink | None]:
+    """Give a sink that draws progress where a person looks at stderr, else None."""
+    if context.json or context.args.quiet or not is_terminal(context.io.stderr):
+        yield None
+        return
+    from mlxk2.output.stream import ProgressLine
+
+    line = ProgressLine(context.io.stderr)
+    try:
+        yield line
+    finally:
+        line.end_line()
+
+
+def ask(context: Context, question: str) -> bool:
+    """Ask a person a question on stderr; anything but yes is no."""
+    from mlxk2.output.text import one_line
+
+    context.io.stderr.write(f"{one_line(question)} [y/N] ")
+    context.io.stderr.flush()
+    return context.io.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def write_json(io: Io, answer: dict[str, Any]) -> None:
+    """Print the one JSON document of this command."""
+    io.stdout.write(envelope.to_json(answer) + "\n")
+    io.stdout.flush()
+
+
+def render(context: Context, data: dict[str, Any]) -> None:
+    """Print a payload for people."""
+    from mlxk2.output.render import render as render_payload
+
+    render_payload(context.verb, data, vars(context.args), view_of(context.io, context.settings))
+
+
+def view_of(io: Io, settings: Settings) -> Any:
+    """Describe the place that human output goes to."""
+    from mlxk2.output.view import View
+
+    on_terminal = is_terminal(io.stdout)
+    width = settings.columns or io.width if on_terminal else settings.columns
+    color = settings.force_color or (on_terminal and not settings.no_color)
+    return View(io.stdout, width, color and not settings.no_color, on_terminal, io.clock())
+
+
+def show_error(error: MlxkError, line: CommandLine, settings: Settings, io: Io) -> int:
+    """Print an error where its readers look: an envelope on stdout, or two lines on stderr."""
+    try:
+        if line.json:
+            write_json(io, envelope.failure(line.verb, error))
+        else:
+            from mlxk2.output.errors import error_lines
+
+            color = settings.force_color or (is_terminal(io.stderr) and not settings.no_color)
+            io.stderr.write(error_lines(error.message, error.hint, color and not settings.no_color))
+            io.stderr.flush()
+    except BrokenPipeError:
+        return 141
+    return error.exit_code
+
+
+def show_help(text: str, as_json: bool, io: Io) -> int:
+    """Print help; in JSON mode as the answer of no command."""
+    if as_json:
+        from mlxk2.cli.registry import BY_NAME
+
+        write_json(io, envelope.success(None, {"usage": text, "commands": list(BY_NAME)}))
+    else:
+        io.stdout.write(text)
+        io.stdout.flush()
+    return 0
+
+
+def _ignore(event: Event) -> None:
+    """Take an event that nobody wants to see."""

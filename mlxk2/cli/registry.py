@@ -1,0 +1,35 @@
+"""The verbs: name, one line of help, and the module that speaks it, which is imported on dispatch only."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Verb(NamedTuple):
+    """A command. Its module has `add_arguments(parser)` and `run(args, context) -> exit code`.
+
+    `needs_parser` is False where there is nothing but the flags of every command.
+    """
+
+    name: str
+    summary: str
+    needs_parser: bool = True
+
+    def load(self) -> Any:
+        """Import the module of this verb."""
+        return import_module(f"mlxk2.cli.commands.{self.name}")
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("list", "list the models in the cache"),
+    Verb("show", "show one model: metadata, files, configuration, memory"),
+    Verb("health", "check that models are complete and sound"),
+    Verb("run", "ask a model, and print its answer as it comes"),
+    Verb("rm", "remove a model, or one revision of it, from the cache"),
+    Verb("convert", "turn a GGUF file or a model folder into an MLX model folder"),
+    Verb("schema", "print the JSON Schema of the answers"),
+    Verb("version", "print the version", needs_parser=False),
+)
+
+BY_NAME: dict[str, Verb] = {verb.name: verb for verb in VERBS}

@@ -1,0 +1,203 @@
+"""Everything that can go wrong, as types: wire name, exit code, HTTP status. Knows no command and no stream."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class MlxkError(Exception):
+    """The root: a failure with a message for people and a `type` for scripts.
+
+    `message` is one line that says what happened; `hint` is what to type next; `detail` is free text or JSON;
+    `data` is a partial payload where the contract keeps one; `extra` joins the error object as it is.
+    """
+
+    type: ClassVar[str] = "InternalError"
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        detail: Any = None,
+        data: Any = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+        self.data = data
+        self.extra = extra
+
+
+class UsageError(MlxkError):
+    """The command line itself is wrong."""
+
+    type = "CommandError"
+    exit_code = 2
+    http_status = 400
+
+
+class InternalError(MlxkError):
+    """A bug of ours."""
+
+
+class Interrupted(MlxkError):
+    """The user pressed Ctrl-C."""
+
+    type = "interrupted"
+    exit_code = 130
+    http_status = 499
+
+
+class DependencyMissing(MlxkError):
+    """A package that this command needs is not installed, or too old."""
+
+    type = "dependency_missing"
+    http_status = 501
+
+
+class ModelNotFound(MlxkError):
+    """No model answers to that name."""
+
+    type = "model_not_found"
+    http_status = 404
+
+
+class AmbiguousMatch(MlxkError):
+    """Several models answer to that name; `matches` lists them."""
+
+    type = "ambiguous_match"
+    http_status = 400
+
+
+class HashNotFound(MlxkError):
+    """The model is there, the revision is not; `available_hashes` lists what is."""
+
+    type = "hash_not_found"
+    http_status = 404
+
+
+class ModelNotCached(MlxkError):
+    """The model has a folder in the cache, but nothing in it."""
+
+    type = "model_not_cached"
+    http_status = 404
+
+
+class ShowFailed(MlxkError):
+    """A part of the model that was asked for cannot be shown."""
+
+    type = "show_operation_failed"
+
+
+class HealthCheckFailed(MlxkError):
+    """The check itself could not be done."""
+
+    type = "health_check_failed"
+
+
+class UnhealthyModels(MlxkError):
+    """`health --strict` found something broken."""
+
+    type = "unhealthy_models"
+
+
+class CacheNotFound(MlxkError):
+    """There is no cache folder to work in."""
+
+    type = "cache_not_found"
+    http_status = 404
+
+
+class LocksPresent(MlxkError):
+    """Lock files say that somebody may be downloading this model."""
+
+    type = "locks_present"
+    http_status = 409
+    retryable = True
+
+
+class PermissionDenied(MlxkError):
+    """The system, or a safety switch, does not allow it."""
+
+    type = "permission_denied"
+    http_status = 403
+
+
+class DeletionFailed(MlxkError):
+    """Something could not be deleted."""
+
+    type = "deletion_failed"
+
+
+class ModelUnhealthy(MlxkError):
+    """The model's files are broken."""
+
+    type = "model_unhealthy"
+    http_status = 422
+
+
+class IncompatibleModel(MlxkError):
+    """The files are sound, but the installed mlx-lm cannot run them, or only by running code of theirs."""
+
+    type = "incompatible_model"
+    http_status = 422
+
+
+class InsufficientMemory(MlxkError):
+    """The model, and the KV cache that the request needs, do not fit."""
+
+    type = "insufficient_memory"
+    http_status = 413
+
+
+class ContextLengthExceeded(MlxkError):
+    """The prompt, or prompt plus budget, is longer than the model's context."""
+
+    type = "context_length_exceeded"
+    http_status = 400
+
+
+class GenerationFailed(MlxkError):
+    """The engine failed while it was generating."""
+
+    type = "generation_failed"
+
+
+class InvalidSource(MlxkError):
+    """The source of a conversion is damaged or is not what its name says."""
+
+    type = "invalid_source"
+    http_status = 422
+
+
+class UnsupportedFormat(MlxkError):
+    """The source is sound, but of a kind that `convert` does not know."""
+
+    type = "unsupported_format"
+    http_status = 422
+
+
+class InvalidTarget(MlxkError):
+    """The target folder cannot be used."""
+
+    type = "InvalidTargetError"
+    http_status = 400
+
+
+class InsufficientSpace(MlxkError):
+    """The volume has too little free space."""
+
+    type = "insufficient_space"
+    http_status = 507
+
+
+class ConversionFailed(MlxkError):
+    """The conversion failed; nothing was left behind."""
+
+    type = "conversion_failed"

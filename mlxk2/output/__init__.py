@@ -1,0 +1,1 @@
+"""WORDS for people, made from the JSON payload and streamed events alone."""

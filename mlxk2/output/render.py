@@ -1,0 +1,122 @@
+"""RENDERERS: for each command the words that people read, made from the JSON payload alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from mlxk2.output.table import health_word, modified, render_list
+from mlxk2.output.text import one_line, printable
+from mlxk2.output.view import View
+from mlxk2.units import format_count, format_size
+
+Payload = Mapping[str, Any]
+Renderer = Callable[[Payload, Mapping[str, Any], View], None]
+
+
+def render(command: str, data: Payload, options: Mapping[str, Any], view: View) -> None:
+    """Print a payload; `options` are the command's own flags."""
+    RENDERERS[command](data, options, view)
+
+
+def _version(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    view.write(f"mlxk2 {data['cli_version']}\n")
+
+
+def _health(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    summary = data["summary"]
+    lines = [
+        f"Summary: total {summary['total']}, healthy {summary['healthy_count']}, unhealthy {summary['unhealthy_count']}"
+    ]
+    for model in (*data["healthy"], *data["unhealthy"]):
+        mark = _painted(model["status"], "32" if model["status"] == "healthy" else "31", view)
+        lines.append(f"{mark} {one_line(model['name'])} — {one_line(model['reason'])}")
+        if options.get("verbose"):
+            lines += [f"  {one_line(_finding(finding))}" for finding in model.get("findings", ())]
+    view.write("\n".join(lines) + "\n")
+
+
+def _finding(finding: Mapping[str, Any]) -> str:
+    place = f" ({finding['path']})" if finding["path"] else ""
+    return f"{finding['code']}: {finding['message']}{place}"
+
+
+def _show(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    model = data["model"]
+    at = f"@{model['hash'][:7]}" if model["hash"] else ""
+    lines = [
+        f"Model: {one_line(model['name'])}{at}",
+        f"Framework: {model['framework']}",
+        f"Type: {model['model_type']}",
+        f"Size: {format_size(model['size_bytes'], ' ')}",
+        f"Modified: {modified(model, view.now)}",
+        f"Health: {health_word(model)}",
+    ]
+    if model["reason"]:
+        lines.append(f"Reason: {one_line(model['reason'])}")
+    if "path" in data:
+        lines.append(f"Path: {one_line(data['path'])}")
+    lines += _facts(model) + _memory(data.get("memory"))
+    view.write("\n".join(lines + _section(data)) + "\n")
+
+
+def _facts(model: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if model.get("parameters") is not None:
+        lines.append(f"Parameters: {format_count(model['parameters'])}")
+    return lines
+
+
+def _memory(memory: Mapping[str, Any] | None) -> list[str]:
+    if memory is None or memory["weights_bytes"] is None:
+        return []
+    parts = [f"weights {format_size(memory['weights_bytes'], ' ')}"]
+    if memory["kv_bytes_per_token"] is not None:
+        parts.append(f"KV cache {format_size(memory['kv_bytes_per_token'], ' ')} a token")
+    if memory["recommended_bytes"] is not None:
+        parts.append(f"recommended {format_size(memory['recommended_bytes'], ' ')}")
+    return ["Memory: " + ", ".join(parts)]
+
+
+def _section(data: Payload) -> list[str]:
+    if "files" in data:
+        files = data["files"]
+        width = max((len(one_line(file["name"])) for file in files), default=0)
+        return ["", "Files:", *(f"  {one_line(f['name']):<{width}}  {f['size']:>9}  {f['type']}" for f in files)]
+    if "config" in data:
+        return ["", "Config:", printable(json.dumps(data["config"], indent=2, ensure_ascii=False))]
+    return ["", "Metadata:", *(f"  {key}: {one_line(str(value))}" for key, value in (data["metadata"] or {}).items())]
+
+
+def _rm(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    view.write(f"rm: {one_line(data['model'])} — {data['action']}: {one_line(data['message'])}\n")
+
+
+def _run(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    text = printable(data["response"]) if view.on_terminal else data["response"]
+    view.write(text if text.endswith("\n") else text + "\n")
+
+
+def _convert(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    view.write(f"convert: {one_line(data['source'])} → {one_line(data['target_dir'])} ({one_line(data['message'])})\n")
+
+
+def _schema(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    view.write(json.dumps(data["schema"], indent=2, ensure_ascii=False) + "\n")
+
+
+def _painted(word: str, code: str, view: View) -> str:
+    return f"\x1b[{code}m{word}\x1b[0m" if view.color else word
+
+
+RENDERERS: dict[str, Renderer] = {
+    "version": _version,
+    "list": render_list,
+    "show": _show,
+    "health": _health,
+    "rm": _rm,
+    "run": _run,
+    "convert": _convert,
+    "schema": _schema,
+}

@@ -1,0 +1,60 @@
+"""Events as they come: an answer that is being written, and progress of long work."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from mlxk2.events import Delta, Event, Progress
+from mlxk2.output.text import printable
+from mlxk2.output.view import View
+from mlxk2.units import format_size
+
+_BAR_WIDTH = 30
+
+
+class AnswerStream:
+    """Writes an answer piece by piece; on a terminal control characters of the model's are made visible."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._last = ""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Delta) and event.text:
+            self._view.write(printable(event.text) if self._view.on_terminal else event.text)
+            self._last = event.text[-1]
+
+    def end_line(self) -> None:
+        """Finish the line that the answer left open."""
+        if self._last != "\n":
+            self._view.write("\n")
+
+
+class ProgressLine:
+    """One line on a terminal that is drawn again as work goes on, and removed at the end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown = -1
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress) and event.total > 0:
+            share = min(event.done / event.total, 1.0)
+            if int(share * 1000) != self._shown:
+                self._shown = int(share * 1000)
+                self._draw(event, share)
+
+    def end_line(self) -> None:
+        """Remove the line."""
+        if self._shown >= 0:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def _draw(self, event: Progress, share: float) -> None:
+        full = int(share * _BAR_WIDTH)
+        if event.unit == "bytes":
+            count = f"{format_size(event.done, ' ')} of {format_size(event.total, ' ')}"
+        else:
+            count = f"{event.done} of {event.total} {event.unit}"
+        self._stream.write(f"\r\x1b[K{'█' * full}{'░' * (_BAR_WIDTH - full)} {count}")
+        self._stream.flush()
