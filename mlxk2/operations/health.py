@@ -10,7 +10,7 @@ from mlxk2.errors import AmbiguousMatch, UnhealthyModels
 from mlxk2.events import Event
 from mlxk2.inspection.content_hash import check_content
 from mlxk2.inspection.describe import Inspection, inspect_model
-from mlxk2.inspection.integrity import Finding
+from mlxk2.inspection.integrity import Finding, sound_reason
 from mlxk2.settings import Settings
 from mlxk2.store.resolve import models_to_check
 
@@ -66,8 +66,7 @@ def _health(inspection: Inspection, findings: tuple[Finding, ...]) -> ModelHealt
     name = inspection.ref.name
     if findings:
         return ModelHealth(name, "unhealthy", findings[0].message, findings)
-    sharded = any(entry.name.endswith(".index.json") for entry in inspection.files.entries)
-    return ModelHealth(name, "healthy", "Multi-file model complete" if sharded else "Model is healthy", ())
+    return ModelHealth(name, "healthy", sound_reason(inspection.files), ())
 
 
 def _result(checked: list[ModelHealth]) -> HealthResult:

@@ -1,0 +1,1 @@
+"""TURNS other formats into MLX model folders."""

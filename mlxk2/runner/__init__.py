@@ -1,0 +1,1 @@
+"""RUNS models: messages in, events out."""

@@ -1,0 +1,66 @@
+"""Messages or raw text to the token ids that the model reads. Knows templates and tokenizers, no engine."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from . import chat_template
+from .model_text import ModelText
+from .request import GenerationRequest, Message
+from .tokenizer import TextTokenizer
+
+Renderer = Callable[[tuple[Message, ...]], str]
+
+# A vocabulary with one of these pairs belongs to a model that thinks aloud; templates ask for it as `enable_thinking`.
+_THINKING_TOKENS = (
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|channel>", "<channel|>"),
+)
+
+
+def prompt_ids(
+    request: GenerationRequest, text: ModelText, tokenizer: TextTokenizer, renderer: Renderer | None
+) -> tuple[int, ...]:
+    """Return the ids of the prompt.
+
+    `renderer` None means that the model has no chat template: then the messages are joined by blank lines and read
+    like raw text. Rendered text brings its own special tokens; raw text gets those that the tokenizer adds.
+    """
+    if request.messages is not None and renderer is not None:
+        return tokenizer.encode(renderer(request.messages), add_special_tokens=False)
+    raw = request.prompt if request.messages is None else plain_text(request.messages)
+    return _raw_ids(raw or "", text, tokenizer)
+
+
+def plain_text(messages: tuple[Message, ...]) -> str:
+    """Return the messages as a model without a chat template gets them."""
+    return "\n\n".join(message.content for message in messages)
+
+
+def template_renderer(text: ModelText, tokenizer: TextTokenizer) -> Renderer | None:
+    """Return what renders with the folder's own template, None if it has none."""
+    template = text.chat_template
+    if template is None:
+        return None
+    variables = {**text.special_tokens, "enable_thinking": thinks(tokenizer)}
+    return lambda messages: chat_template.render(template, messages, variables)
+
+
+def thinks(tokenizer: TextTokenizer) -> bool:
+    """Return whether the vocabulary has the marks of a reasoning model."""
+    return any(all(tokenizer.id_of(token) is not None for token in pair) for pair in _THINKING_TOKENS)
+
+
+def _raw_ids(raw: str, text: ModelText, tokenizer: TextTokenizer) -> tuple[int, ...]:
+    bos_token = text.special_tokens.get("bos_token", "")
+    written_out = bool(bos_token) and raw.startswith(bos_token)
+    ids = tokenizer.encode(raw, add_special_tokens=not written_out)
+    bos_id = tokenizer.id_of(bos_token) if bos_token else None
+    if bos_id is None or written_out:
+        return ids
+    wanted = text.tokenizer_config.get("add_bos_token")
+    if wanted is True and ids[:1] != (bos_id,):
+        return (bos_id, *ids)
+    return ids[1:] if wanted is False and ids[:1] == (bos_id,) else ids

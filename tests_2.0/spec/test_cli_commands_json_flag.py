@@ -1,0 +1,104 @@
+"""Every command takes `--json`, before or after the verb, and then prints one document of four keys, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.call import call
+from support.isolation import IsolatedCache
+
+from mlxk2 import envelope
+
+pytestmark = pytest.mark.spec
+
+# Each verb with arguments that succeed or fail on an empty cache; both must answer in the same form.
+CALLS = {
+    "list": ("list",),
+    "show": ("show", "org/missing"),
+    "health": ("health",),
+    "rm": ("rm", "org/missing"),
+    "run": ("run", "org/missing", "hello"),
+    "convert": ("convert", "org/missing", "./target"),
+    "schema": ("schema",),
+    "version": ("version",),
+}
+
+
+def test_no_command_is_forgotten() -> None:
+    assert set(CALLS) == set(envelope.COMMANDS)
+
+
+@pytest.mark.parametrize("verb", CALLS)
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_json_flag_before_and_after_the_verb(verb: str, place: str, isolated_cache: IsolatedCache) -> None:
+    words = ("--json", *CALLS[verb]) if place == "before" else (*CALLS[verb], "--json")
+    result = call(*words, env=isolated_cache.env)
+    answer = json.loads(result.stdout)
+    assert list(answer) == ["status", "command", "data", "error"]
+    assert answer["command"] == verb
+    assert result.code == (0 if answer["status"] == "success" else 1)
+    assert result.stdout.startswith('{\n  "status"')
+    assert result.stdout.endswith("}\n")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_error_and_data_exclude_each_other(verb: str, isolated_cache: IsolatedCache) -> None:
+    answer = call(*CALLS[verb], "--json", env=isolated_cache.env).json
+    if answer["status"] == "success":
+        assert answer["error"] is None
+        assert answer["data"] is not None
+    else:
+        assert answer["error"]["type"]
+        assert answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("lst", "--json"), None),
+        (("--json", "--no-such-flag"), None),
+        (("list", "--no-such-flag", "--json"), "list"),
+        (("show", "--json"), "show"),
+        (("rm", "--json"), "rm"),
+        (("run", "model", "hello", "--max-tokens", "many", "--json"), "run"),
+        (("rm", "./folder", "--json"), "rm"),
+        (("convert", "./missing.gguf", "./target", "--json"), "convert"),
+        (("schema", "no-such-command", "--json"), "schema"),
+    ],
+)
+def test_usage_error_is_an_answer_with_exit_code_2(words: tuple[str, ...], command: str | None) -> None:
+    result = call(*words)
+    assert result.code == 2
+    assert (result.json["status"], result.json["command"], result.json["data"]) == ("error", command, None)
+    assert result.json["error"]["type"] == "CommandError"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("words", [("lst",), ("list", "--no-such-flag"), ("show",)], ids=" ".join)
+def test_usage_error_without_json_is_words_on_stderr(words: tuple[str, ...]) -> None:
+    result = call(*words)
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert "\nhint: " in result.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)], ids=["none", "--help", "-h"])
+def test_help_names_every_command(words: tuple[str, ...]) -> None:
+    result = call(*words)
+    assert (result.code, result.stderr) == (0, "")
+    listed = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ") and line.split()}
+    assert listed >= set(envelope.COMMANDS)
+
+
+def test_help_as_json_is_an_answer() -> None:
+    answer = call("--help", "--json").json
+    assert (answer["status"], answer["command"]) == ("success", None)
+    assert set(answer["data"]["commands"]) == set(envelope.COMMANDS)
+
+
+def test_no_answer_shows_a_path_that_nobody_asked_for(isolated_cache: IsolatedCache, tmp_path: Path) -> None:
+    for words in CALLS.values():
+        assert str(tmp_path) not in call(*words, "--json", env=isolated_cache.env).stdout

@@ -1,0 +1,1 @@
+"""One module per architecture, as in the real package."""

@@ -1,0 +1,1 @@
+"""The test kit: caches, models, servers and a front door for tests."""

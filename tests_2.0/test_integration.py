@@ -1,0 +1,215 @@
+"""The commands together, as a person or a script uses them; true processes where streams, signals and pipes matter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.call import call, checked
+from support.isolation import IsolatedCache
+from support.planting import COMMIT_A, plant, plant_tiny
+
+COMMANDS = ["list", "show", "health", "run", "rm", "convert", "schema", "version"]
+
+
+def spawn(cache: IsolatedCache, *words: str, **options: object) -> subprocess.Popen[str]:
+    """Start `python -m mlxk2` as a process of its own."""
+    env = {**os.environ, **cache.env}
+    command = [sys.executable, "-m", "mlxk2", *words]
+    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_list_show_health_run_rm_are_one_story(isolated_cache: IsolatedCache) -> None:
+    env = isolated_cache.env
+    plant_tiny(isolated_cache.hub, "mlx-community/Tiny-Instruct", answer="Paris is the capital.")
+    (name,) = [m["name"] for m in call("list", "--json", env=env).data["models"]]
+    assert call("health", name, "--json", env=env).data["summary"]["healthy_count"] == 1
+    assert call("show", name, "--json", env=env).data["model"]["runtime_compatible"] is True
+    answer = call("run", name, "What is the capital of France?", "--json", env=env)
+    assert answer.data["response"] == "Paris is the capital."
+    assert call("rm", name, "--json", env=env).data["action"] == "deleted"
+    assert call("list", "--json", env=env).data["count"] == 0
+
+
+def test_a_process_prints_one_document_and_nothing_else(isolated_cache: IsolatedCache) -> None:
+    plant_tiny(isolated_cache.hub, "org/tiny", answer="Yes.")
+    for words in (["list"], ["health"], ["show", "tiny"], ["run", "tiny", "Is it?"], ["--version"]):
+        code, out, err = finish(spawn(isolated_cache, *words, "--json"))
+        assert (code, err) == (0, ""), err
+        checked(out, code)
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"], ["--json", "--help"], ["--json"]])
+def test_without_a_verb_there_is_help(isolated_cache: IsolatedCache, words: list[str]) -> None:
+    answer = call(*words, env=isolated_cache.env)
+    assert answer.code == 0
+    for command in COMMANDS:
+        assert command in answer.stdout
+    if answer.json is not None:
+        assert answer.json["command"] is None
+        assert answer.data["commands"] == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(isolated_cache: IsolatedCache, command: str) -> None:
+    answer = call(command, "--help", env=isolated_cache.env)
+    assert (answer.code, answer.stderr) == (0, "")
+    assert answer.stdout.startswith(f"usage: mlxk2 {command}")
+
+
+@pytest.mark.parametrize("word", ["pull", "push", "clone", "serve"])
+def test_commands_that_do_not_exist_yet_are_not_there(isolated_cache: IsolatedCache, word: str) -> None:
+    answer = call(word, "--json", env={**isolated_cache.env, "MLXK2_ENABLE_ALPHA_FEATURES": "1"})
+    assert (answer.code, answer.json["command"], answer.error["type"]) == (2, None, "CommandError")
+    assert f"  {word} " not in call("--help", env=isolated_cache.env).stdout
+
+
+@pytest.mark.parametrize(
+    "words", [["list", "--nope"], ["show"], ["--nope"], ["nosuch"], ["run", "m", "a", "b"], ["run", "m"], ["schema", "x"]]
+)
+def test_usage_errors_are_exit_2_in_both_forms(isolated_cache: IsolatedCache, words: list[str]) -> None:
+    human = call(*words, env=isolated_cache.env)
+    assert (human.code, human.stdout) == (2, "")
+    assert human.stderr.startswith("error: ")
+    answer = call(*words, "--json", env=isolated_cache.env)
+    assert (answer.code, answer.error["type"], answer.stderr) == (2, "CommandError", "")
+    assert answer.json["command"] == (words[0] if words[0] in COMMANDS else None)
+
+
+def test_a_closed_pipe_ends_silently(isolated_cache: IsolatedCache) -> None:
+    for number in range(300):
+        plant(isolated_cache.hub, f"org/model-{number:04}")
+    with spawn(isolated_cache, "list", "--json") as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141
+        assert process.stderr.read() == ""
+
+
+def test_closed_standard_streams_are_survived(isolated_cache: IsolatedCache) -> None:
+    script = f"exec {sys.executable} -m mlxk2 list --json <&- >&- 2>&-"
+    env = {**os.environ, **isolated_cache.env}
+    assert subprocess.run(["sh", "-c", script], env=env, check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_hashing_is_exit_130(isolated_cache: IsolatedCache, name: str) -> None:
+    repo = plant(isolated_cache.hub, "org/big")
+    (repo / "blobs").mkdir()
+    blob = repo / "blobs" / ("e" * 64)
+    with blob.open("wb") as file:
+        file.truncate(40 << 30)
+    (repo / "snapshots" / COMMIT_A / "model.safetensors").symlink_to(blob)
+    with spawn(isolated_cache, "health", "--deep", "--json") as process:
+        try:
+            _wait_until_busy(process.pid)
+            process.send_signal(getattr(signal, name))
+            code, out, err = finish(process)
+        finally:
+            process.kill()
+    assert code == 130, err
+    assert checked(out, code)["error"]["type"] == "interrupted"
+    assert err == ""
+
+
+def _wait_until_busy(pid: int) -> None:
+    """Wait until the process has the big blob open."""
+    import time
+
+    folder = Path(f"/proc/{pid}/fd")
+    if not folder.exists():
+        pytest.skip("needs /proc to see when the process is at work")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for link in folder.iterdir():
+            try:
+                if "e" * 64 in os.readlink(link):
+                    return
+            except FileNotFoundError:
+                continue
+        time.sleep(0.01)
+    raise AssertionError("the process never opened the blob")
+
+
+def test_library_noise_never_reaches_stdout(isolated_cache: IsolatedCache, tmp_path: Path) -> None:
+    """A package that prints when it is imported, natively too, leaves the answer alone."""
+    plant_tiny(isolated_cache.hub, "org/tiny", answer="Yes.")
+    noisy = tmp_path / "noisy"
+    noisy.mkdir()
+    (noisy / "sitecustomize.py").write_text(
+        "import builtins, os, sys\n"
+        "real = builtins.__import__\n"
+        "def noisy(name, *rest, **more):\n"
+        "    if name.startswith('tokenizers') and not hasattr(builtins, 'said'):\n"
+        "        builtins.said = True\n"
+        "        print('NOISE'); os.write(1, b'NATIVE')\n"
+        "    return real(name, *rest, **more)\n"
+        "builtins.__import__ = noisy\n",
+        encoding="utf-8",
+    )
+    path = os.pathsep.join([str(noisy), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**isolated_cache.env, "PYTHONPATH": path}
+    world = IsolatedCache(isolated_cache.root, isolated_cache.hf_home, isolated_cache.hub, env)
+    code, out, err = finish(spawn(world, "run", "tiny", "Is it?"))
+    assert (code, out) == (0, "Yes.\n"), err
+    assert "NATIVE" in err
+    code, out, err = finish(spawn(world, "run", "tiny", "Is it?", "--json"))
+    assert (code, err) == (0, "")
+    assert checked(out, code)["data"]["response"] == "Yes."
+
+
+def test_health_strict_is_an_error_with_the_report(isolated_cache: IsolatedCache) -> None:
+    plant_tiny(isolated_cache.hub, "org/good")
+    assert call("health", "--strict", "--json", env=isolated_cache.env).code == 0
+    plant(isolated_cache.hub, "org/bad")
+    answer = call("health", "--strict", "--json", env=isolated_cache.env)
+    assert (answer.code, answer.error["type"], answer.data) == (1, "unhealthy_models", None)
+    assert answer.error["detail"]["summary"] == {"total": 2, "healthy_count": 1, "unhealthy_count": 1}
+    human = call("health", "--strict", env=isolated_cache.env)
+    assert human.code == 1
+    assert "unhealthy org/bad — No model weights found" in human.stdout
+    assert "error: 1 of 2 models is unhealthy" in human.stderr
+
+
+def test_health_of_names_patterns_and_revisions(isolated_cache: IsolatedCache) -> None:
+    for name in ("org/a-model", "org/b-model"):
+        plant(isolated_cache.hub, name)
+
+    def names(text: str) -> list[str]:
+        data = call("health", text, "--json", env=isolated_cache.env).data
+        return [m["name"] for m in data["healthy"] + data["unhealthy"]]
+
+    assert names("MODEL") == ["org/a-model", "org/b-model"]
+    assert names("org/a-model") == ["org/a-model"]
+    assert names("nothing") == names("org/nothing") == []
+    assert names(f"@{COMMIT_A[:6]}") == ["org/a-model", "org/b-model"]
+    answer = call("health", "org/a-model@ffff", "--json", env=isolated_cache.env)
+    assert answer.data["unhealthy"][0]["reason"] == "Specific hash ffff not found"
+    answer = call("health", "model@ffff", "--json", env=isolated_cache.env)
+    assert answer.error["type"] == "ambiguous_match"
+    assert answer.data == {
+        "healthy": [], "unhealthy": [], "summary": {"total": 0, "healthy_count": 0, "unhealthy_count": 0}
+    }  # fmt: skip
+
+
+def test_the_schema_of_a_command_validates_its_answer(isolated_cache: IsolatedCache) -> None:
+    import jsonschema
+
+    for command in COMMANDS:
+        schema = call("schema", command, "--json", env=isolated_cache.env).data["schema"]
+        jsonschema.Draft7Validator.check_schema(schema)
+        error = call(command, "--nope", "--json", env=isolated_cache.env).json
+        jsonschema.validate(error, schema)
+    whole = json.loads(call("schema", env=isolated_cache.env).stdout)
+    assert call("schema", "--json", env=isolated_cache.env).data["schema"] == whole

@@ -1,0 +1,122 @@
+"""Ctrl-C ends one answer and nothing else: what was said is kept, and the next generation starts afresh."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest_runner import chat, drain
+from support.tiny_model import TinyOptions, scripted_model
+
+from mlxk2.events import Delta, Finished
+from mlxk2.operations.run import RunOptions, prepare, run_model
+from mlxk2.runner.request import Sampling
+from mlxk2.store.model_ref import WORKSPACE, ModelRef
+
+PIECES = ["one ", "two ", "three ", "four"]
+
+
+def interrupt_after(steps, count):
+    """Take `count` deltas, then press Ctrl-C; return the rest of the events and what the generator returned."""
+    said = []
+    while len(said) < count:
+        event = next(steps)
+        if isinstance(event, Delta):
+            said.append(event.text)
+    rest = [steps.throw(KeyboardInterrupt())]
+    try:
+        while True:
+            rest.append(next(steps))
+    except StopIteration as end:
+        return "".join(said), rest, end.value
+
+
+def test_an_interrupt_of_the_consumer_ends_the_answer_with_what_was_said(scripted, runner_of):
+    said, rest, answer = interrupt_after(runner_of(scripted(pieces=PIECES)).generate(chat()), 2)
+    assert said == answer.text == "one two "
+    assert [type(event) for event in rest] == [Finished]
+    assert rest[0].reason == answer.finish_reason == "interrupted"
+    assert answer.usage.completion_tokens == 2
+
+
+def test_text_that_was_held_back_is_not_lost_by_an_interrupt(scripted, runner_of):
+    runner = runner_of(scripted(pieces=["yes ", "no"], repeat=True))
+    said, rest, answer = interrupt_after(runner.generate(chat(stop=("s no!",))), 1)
+    assert said == "ye"
+    assert [event.text for event in rest if isinstance(event, Delta)] == ["s "]
+    assert answer.text == "yes "
+
+
+def test_the_next_generation_starts_afresh(scripted, runner_of):
+    runner = runner_of(scripted(pieces=PIECES))
+    interrupt_after(runner.generate(chat()), 3)
+    again = drain(runner.generate(chat()))
+    assert (again.answer.text, again.finished.reason) == ("".join(PIECES), "stop")
+
+
+def test_a_generation_that_is_left_lying_does_not_disturb_the_next(scripted, runner_of):
+    runner = runner_of(scripted(pieces=PIECES))
+    left = runner.generate(chat())
+    assert [next(left), next(left)]
+    assert drain(runner.generate(chat())).answer.text == "".join(PIECES)
+    left.close()
+    assert drain(runner.generate(chat())).answer.text == "".join(PIECES)
+
+
+def test_an_interrupt_before_the_first_token_is_an_empty_answer(scripted, runner_of):
+    steps = runner_of(scripted(pieces=PIECES)).generate(chat())
+    next(steps)
+    finished = steps.throw(KeyboardInterrupt())
+    assert (finished.reason, finished.usage.completion_tokens) == ("interrupted", 0)
+    assert finished.timing.time_to_first_token_s is None
+
+
+def test_the_operation_returns_the_partial_result(tmp_path):
+    path = scripted_model(tmp_path / "m", pieces=PIECES)
+    ref = ModelRef("./m", path, None, WORKSPACE)
+    plan = prepare(ref, RunOptions("hi", None, Sampling(temperature=0)))
+    said, rest, result = interrupt_after(run_model(plan), 2)
+    assert (result.response, result.finish_reason, result.tokens_generated) == (said, "interrupted", 2)
+    assert isinstance(rest[-1], Finished)
+
+
+# Presses Ctrl-C once the main thread has been seen decoding for a while: with --json nothing tells from outside.
+CHILD = """
+import os, signal, sys, threading
+from mlxk2.cli import main
+
+def press(main_thread, never):
+    seen = 0
+    while seen < 200:
+        never.wait(0.001)
+        frame = sys._current_frames()[main_thread]
+        while frame is not None and frame.f_code.co_name != "generate_step":
+            frame = frame.f_back
+        seen += frame is not None
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=press, args=(threading.main_thread().ident, threading.Event()), daemon=True).start()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-stream"], ["--json"]])
+def test_a_real_signal_ends_the_process_with_130_and_keeps_the_text(tmp_path, isolated_cache, flags):
+    options = TinyOptions(context_length=2_000_000)
+    path = scripted_model(tmp_path / "m", pieces=["again ", "and "], repeat=True, options=options)
+    command = [sys.executable, "-c", CHILD, "run", str(path), "hi", *flags]
+    environment = {**os.environ, **isolated_cache.env}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    if "--json" in flags:
+        answer = json.loads(done.stdout)
+        assert (answer["status"], answer["error"]["type"]) == ("error", "interrupted")
+        assert answer["data"]["finish_reason"] == "interrupted"
+        assert answer["data"]["response"].startswith("again and")
+    else:
+        assert "[Generation interrupted by user]" in done.stderr
+        assert done.stdout.startswith("again and")
