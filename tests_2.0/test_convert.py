@@ -79,8 +79,9 @@ def test_quantized_weights_stay_quantized_and_mean_the_same(tmp_path: Path, kind
     data = converted(tiny_gguf(tmp_path / "m.gguf", options), tmp_path / "out", "--dtype", "float32")
     arrays, _ = read_safetensors(tmp_path / "out" / "model.safetensors")
     assert len(arrays["model.layers.0.self_attn.q_proj.weight"][1]) == 64 * 64 * bits // 32
+    originals = reference(options)
     for name, (shape, values) in multiplied_out(arrays).items():
-        expected_shape, expected = reference(options)[name]
+        expected_shape, expected = originals[name]
         assert shape == expected_shape
         assert values == pytest.approx(expected, abs=1e-6)
     assert data["quantization"] == {"bits": bits, "group_size": 32, "mode": "affine"}
@@ -368,7 +369,7 @@ def test_an_interrupt_between_two_tensors_leaves_nothing(tmp_path: Path) -> None
 
 
 def test_ctrl_c_leaves_nothing_and_exits_130(tmp_path: Path) -> None:
-    source = huge_gguf(tmp_path / "m.gguf", rows=300_000, columns=512)
+    source = huge_gguf(tmp_path / "m.gguf", rows=200_000, columns=512)
     command = [
         sys.executable,
         "-m",

@@ -75,7 +75,8 @@ def test_commands_that_do_not_exist_yet_are_not_there(isolated_cache: IsolatedCa
 
 
 @pytest.mark.parametrize(
-    "words", [["list", "--nope"], ["show"], ["--nope"], ["nosuch"], ["run", "m", "a", "b"], ["run", "m"], ["schema", "x"]]
+    "words",
+    [["list", "--nope"], ["show"], ["--nope"], ["nosuch"], ["run", "m", "a", "b"], ["run", "m"], ["schema", "x"]],
 )
 def test_usage_errors_are_exit_2_in_both_forms(isolated_cache: IsolatedCache, words: list[str]) -> None:
     human = call(*words, env=isolated_cache.env)

@@ -12,6 +12,7 @@ from support.planting import COMMIT_A, COMMIT_B, plant
 
 from mlxk2.store.layout import name_problem, repo_folder, repo_name, revision_problem
 
+
 @pytest.mark.parametrize("name", ["org/model", "model", "org/Model-1.5_b", "a/b/c"])
 def test_every_slash_becomes_two_dashes_and_back(name: str) -> None:
     assert repo_folder(name) == "models--" + name.replace("/", "--")

@@ -30,7 +30,19 @@ def alive(canary: Path) -> bool:
 
 @pytest.mark.parametrize(
     "text",
-    ["..", "../canary", "./x", "a/../../canary", "models--..--canary", "models--../../canary", "~", "~/x", "org/..", "@", "a\0b"],
+    [
+        "..",
+        "../canary",
+        "./x",
+        "a/../../canary",
+        "models--..--canary",
+        "models--../../canary",
+        "~",
+        "~/x",
+        "org/..",
+        "@",
+        "a\0b",
+    ],
 )
 def test_paths_are_refused(isolated_cache: IsolatedCache, canary: Path, text: str) -> None:
     plant(isolated_cache.hub, "org/m")
@@ -115,7 +127,9 @@ def test_a_part_of_a_name_asks_first(isolated_cache: IsolatedCache) -> None:
     assert not repo.exists()
 
 
-@pytest.mark.parametrize(("typed", "gone"), [("y\n", True), ("yes\n", True), ("\n", False), ("n\n", False), ("", False)])
+@pytest.mark.parametrize(
+    ("typed", "gone"), [("y\n", True), ("yes\n", True), ("\n", False), ("n\n", False), ("", False)]
+)
 def test_a_terminal_is_asked(isolated_cache: IsolatedCache, typed: str, gone: bool) -> None:
     repo = plant(isolated_cache.hub, "org/model")
     answer = call("rm", "mod", env=isolated_cache.env, stdin=typed, terminal=True)

@@ -186,6 +186,12 @@ def test_a_template_that_fails_is_an_error_of_the_generation(tmp_path, isolated_
     assert "--system" in result.error["hint"]
 
 
+def test_a_prompt_that_is_no_text_is_an_error_not_a_crash(run):
+    result = run("caf\udce9", "--json")
+    assert (result.code, result.error["type"]) == (2, "CommandError")
+    assert "UTF-8" in result.error["message"]
+
+
 # --- the process ------------------------------------------------------------------------------------------------
 
 

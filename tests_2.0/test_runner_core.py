@@ -302,6 +302,15 @@ def test_the_template_is_found_in_each_of_its_places(tmp_path):
     assert ModelText.read(third).chat_template == "json"
 
 
+def test_several_templates_without_a_default_are_refused_only_where_one_is_needed(scripted, tell):
+    named = [{"name": "rag", "template": "r"}, {"name": "tool's", "template": "t"}]
+    path = scripted(TEXT, TinyOptions(chat_template=None, tokenizer_config={"chat_template": named}))
+    assert tell(path, raw()).answer.text == TEXT
+    with pytest.raises(errors.GenerationFailed, match="several .rag, tool's.") as caught:
+        tell(path, chat())
+    assert "--no-chat-template" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("template", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -108,16 +109,31 @@ def test_only_two_modules_name_mlx_in_an_import_by_string() -> None:
     assert found <= {"runner/mlx_backend.py", "convert/mlx_weights.py"}
 
 
+def sleeps_outside_loops(node: ast.AST) -> list[int]:
+    """Lines of `sleep(...)` that no `while` encloses: a wait for a condition polls, a bare sleep hopes."""
+    found: list[int] = []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call) and ast.unparse(child.func).split(".")[-1] == "sleep":
+            found.append(child.lineno)
+        if not isinstance(child, ast.While):
+            found += sleeps_outside_loops(child)
+    return found
+
+
 def test_no_test_patches_names_of_the_package_or_sleeps() -> None:
     """Fakes belong at the ports (streams, clock, environment); a sleep is no synchronisation."""
     offences = []
     for path in TESTS.rglob("*.py"):
         if path == Path(__file__).resolve():
             continue
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if OWN_NAME_PATCHED.search(line) or re.search(r"\btime\.sleep\(", line):
-                offences.append(f"{path.relative_to(TESTS)}:{number}: {line.strip()}")
+        text = path.read_text(encoding="utf-8")
+        lines = [number for number, line in enumerate(text.splitlines(), start=1) if OWN_NAME_PATCHED.search(line)]
+        offences += [f"{path.relative_to(TESTS)}:{number}" for number in lines + sleeps_outside_loops(ast.parse(text))]
     assert not offences
+
+
+def test_the_rule_above_would_see_a_sleep() -> None:
+    assert sleeps_outside_loops(ast.parse("import time\ntime.sleep(1)\nwhile True:\n    time.sleep(1)\n")) == [2]
 
 
 @pytest.mark.parametrize(

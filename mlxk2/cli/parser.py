@@ -9,6 +9,13 @@ from mlxk2.cli.command_line import PROGRAM, CommandLine, HelpAsked
 from mlxk2.cli.registry import Verb
 from mlxk2.errors import UsageError
 
+HELP_WIDTH = 110
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # With no width argparse imports shutil, and reads the environment, for every argument that is declared.
+    return argparse.HelpFormatter(prog, width=HELP_WIDTH)
+
 
 class Parser(argparse.ArgumentParser):
     """argparse that raises instead of printing and exiting. `intermixed`: positionals may stand between flags."""
@@ -27,7 +34,13 @@ class _Help(argparse.Action):
 def parser_of(verb: Verb) -> Parser:
     """Build the parser of one verb: its own flags and those that every verb has."""
     text = verb.summary[0].upper() + verb.summary[1:] + "."
-    parser = Parser(prog=f"{PROGRAM} {verb.name}", description=text, add_help=False, allow_abbrev=False)
+    options: dict[str, Any] = {
+        "description": text,
+        "add_help": False,
+        "allow_abbrev": False,
+        "formatter_class": _formatter,
+    }
+    parser = Parser(prog=f"{PROGRAM} {verb.name}", **options)
     verb.load().add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress, no notes on stderr")

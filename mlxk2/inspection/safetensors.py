@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from itertools import chain
 from math import prod
+from operator import itemgetter, mul, sub
 from typing import Any, NamedTuple
 
 MAX_HEADER_BYTES = 100_000_000
@@ -19,6 +20,7 @@ _BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 }  # fmt: skip
 
+_COLUMNS = itemgetter("dtype", "shape", "data_offsets")
 _PACKED = frozenset({"U32", "I32", "U8"})
 
 
@@ -106,25 +108,26 @@ def _measure(tensors: dict[str, Any]) -> tuple[int, int, bool]:
     Returns the data's length, the number of elements, and whether a tensor's type may hold packed weights.
     Works on whole columns: a cache of a thousand models holds hundreds of thousands of tensors.
     """
+    if not tensors:
+        return 0, 0, False
     try:
-        shapes = [tensor["shape"] for tensor in tensors.values()]
-        dtypes = [tensor["dtype"] for tensor in tensors.values()]
-        spans = [(begin, end) for begin, end in (tensor["data_offsets"] for tensor in tensors.values())]
+        dtypes, shapes, spans = zip(*map(_COLUMNS, tensors.values()))
+        begins, ends = zip(*spans)
         kinds = set(dtypes)
-        _check_numbers(shapes, spans)
+        _check_numbers(shapes, begins, ends)
     except (KeyError, TypeError, ValueError) as broken:
         raise CorruptHeader("a tensor without dtype, shape or data_offsets") from broken
     counts = list(map(prod, shapes))
     if kinds <= _BITS.keys():
-        wanted = [count * _BITS[dtype] for count, dtype in zip(counts, dtypes)]
-        if wanted != [(end - begin) * 8 for begin, end in spans]:
+        wanted = map(mul, counts, map(_BITS.__getitem__, dtypes))
+        if list(wanted) != [size * 8 for size in map(sub, ends, begins)]:
             raise CorruptHeader("a tensor's shape and its data differ in size")
-    return _length(spans), sum(counts), not _PACKED.isdisjoint(kinds)
+    return _length(list(zip(begins, ends))), sum(counts), not _PACKED.isdisjoint(kinds)
 
 
-def _check_numbers(shapes: list[Any], spans: list[tuple[Any, Any]]) -> None:
+def _check_numbers(shapes: tuple[Any, ...], begins: tuple[Any, ...], ends: tuple[Any, ...]) -> None:
     sizes = list(chain.from_iterable(shapes))
-    if not set(map(type, shapes)) <= {list} or not set(map(type, chain(sizes, *spans))) <= {int}:
+    if set(map(type, shapes)) != {list} or not set(map(type, chain(sizes, begins, ends))) <= {int}:
         raise CorruptHeader("a shape or an offset that is no number")
     if sizes and min(sizes) < 0:
         raise CorruptHeader("a negative size")

@@ -79,7 +79,7 @@ class Engine:
             "logits_processors": self._processors(sampling),
             "prefill_step_size": _GPU_PREFILL_STEP if _on_metal() else _CPU_PREFILL_STEP,
         }
-        with _translated("the model failed while generating", errors.GenerationFailed), _wired():
+        with _translated("the model failed while generating", errors.GenerationFailed):
             for token, _logprobs in self._mlx_lm.generate_step(**options):
                 yield token
 
@@ -129,6 +129,17 @@ def load_tokenizer(model_dir: Path) -> Any:
     mlx_lm = _import_mlx_lm()
     with _translated("the tokenizer cannot be loaded", errors.IncompatibleModel):
         return mlx_lm.load_tokenizer(model_dir, tokenizer_config_extra={"trust_remote_code": False})
+
+
+def render_by_code(tokenizer: Any, chat: list[dict[str, str]], *, thinking: bool) -> str:
+    """Return the conversation as text, by mlx-lm's own code for templates that are no text.
+
+    Raises: GenerationFailed with the library's words.
+    """
+    with _translated("the model's chat template failed", errors.GenerationFailed):
+        return str(
+            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+        )
 
 
 def recommended_memory_bytes() -> int | None:
@@ -193,21 +204,6 @@ def _seed(seed: int | None) -> None:
 def _on_metal() -> bool:
     metal = getattr(mx, "metal", None)
     return metal is not None and bool(metal.is_available())
-
-
-@contextmanager
-def _wired() -> Iterator[None]:
-    """On Metal, keep the weights resident while generating, as mlx-lm does; elsewhere there is nothing to do."""
-    recommended = recommended_memory_bytes() if _on_metal() else None
-    if recommended is None:
-        yield
-        return
-    before = mx.set_wired_limit(recommended)
-    try:
-        yield
-    finally:
-        mx.synchronize()
-        mx.set_wired_limit(before)
 
 
 def _settle() -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxk2 import errors
-
 # tokenizer_config.json of models with thousands of added tokens stays well below this.
 _MAX_JSON_BYTES = 32 * 2**20
 
@@ -79,11 +77,9 @@ def _default_template(entries: list[Any], tokenizer_config: dict[str, Any]) -> s
     template = named.get("default")
     if isinstance(template, str):
         return template
+    # Raw prompts need none, so the model is refused only when the template is used.
     names = ", ".join(sorted(str(name) for name in named))
-    raise errors.GenerationFailed(
-        f"the model has several chat templates ({names}) and no default one",
-        hint="use --no-chat-template",
-    )
+    return "{{ raise_exception(" + json.dumps(f"there are several ({names}), none of them the default") + ") }}"
 
 
 def _token_text(value: object) -> str:

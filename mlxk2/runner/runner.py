@@ -174,8 +174,7 @@ class MLXRunner:
 
         def by_code(messages: tuple[Message, ...]) -> str:
             chat = [{"role": message.role, "content": message.content} for message in messages]
-            options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
-            return str(wrapper.apply_chat_template(chat, **options))
+            return str(_backend().render_by_code(wrapper, chat, thinking=thinking))
 
         return tokenizer, by_code
 

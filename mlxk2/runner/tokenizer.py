@@ -74,7 +74,14 @@ class FileTokenizer:
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Return the ids of `text`."""
+        """Return the ids of `text`.
+
+        Raises: UsageError for text with characters that UTF-8 does not have.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise errors.UsageError("the prompt is not valid UTF-8 text") from error
         if self._encode_text is not None:
             return tuple(self._encode_text(text, add_special_tokens))
         try:

@@ -1,6 +1,6 @@
 """A cache of many models of all kinds for benchmarks: tensor data are sparse, so thousands take no room.
 
-    python -m support.big_cache FOLDER COUNT
+python -m support.big_cache FOLDER COUNT
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from pathlib import Path
 from support.cache_builder import CONFIG, Repo, as_json, safetensors_header, shard_name
 
 LAYERS = 24
-_PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
-_CARD = b"---\nlibrary_name: mlx\nlicense: apache-2.0\npipeline_tag: text-generation\ntags:\n- mlx\n- chat\n---\n# Model\n"
+_PARTS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.down_proj",
+)
+_CARD = (
+    b"---\nlibrary_name: mlx\nlicense: apache-2.0\npipeline_tag: text-generation\ntags:\n- mlx\n- chat\n---\n# Model\n"
+)
 _TOKENIZER = as_json({"model": {"vocab": {f"token{number}": number for number in range(400)}}})
 _TOKENIZER_CONFIG = as_json({"chat_template": "{{ messages }}" * 40, "model_max_length": 4096})
 
@@ -35,6 +44,10 @@ def _common() -> dict[str, bytes]:
         "special_tokens_map.json": as_json({"eos_token": "</s>"}),
         "tokenizer.json": _TOKENIZER,
         "tokenizer_config.json": _TOKENIZER_CONFIG,
+        "added_tokens.json": as_json({"<|im_end|>": 127}),
+        "merges.txt": b"#version: 0.2\na b\n",
+        "vocab.json": as_json({"a": 0, "b": 1}),
+        ".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
         "README.md": _CARD,
     }
 
@@ -84,7 +97,11 @@ def _broken(repo: Repo) -> None:
 
 def _embedding(repo: Repo) -> None:
     config = as_json({"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 64})
-    files = {"config.json": config, "README.md": b"---\npipeline_tag: sentence-similarity\n---\n", "vocab.txt": b"a\nb\n"}
+    files = {
+        "config.json": config,
+        "README.md": b"---\npipeline_tag: sentence-similarity\n---\n",
+        "vocab.txt": b"a\nb\n",
+    }
     _put_weights(repo, repo.snapshot(files), "model.safetensors", _layers(0, 6))
 
 

@@ -30,7 +30,9 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def safetensors_header(tensors: Mapping[str, tuple[str, list[int]]], metadata: Mapping[str, str] | None = None) -> bytes:
+def safetensors_header(
+    tensors: Mapping[str, tuple[str, list[int]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
     """Make the header, with its length before it, of tensors given as name -> (dtype, shape)."""
     sizes = {"F32": 4, "BF16": 2, "F16": 2, "U32": 4, "I32": 4, "U8": 1, "F8_E4M3": 1}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.tiny_model import TinyOptions, scripted_model, tiny_model
-
 from mlxk2.store.layout import repo_folder
+from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
 COMMIT_A, COMMIT_B = "a1" * 20, "b2" * 20
 
