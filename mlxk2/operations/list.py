@@ -17,5 +17,11 @@ class ListResult:
 
 def list_models(pattern: str | None, settings: Settings) -> ListResult:
     """Describe the models whose name contains `pattern`, sorted by name. A missing cache is an empty list."""
-    models = tuple(describe(ref) for ref in match_models(pattern, settings))
+    refs = match_models(pattern, settings)
+    if len(refs) > 1:
+        from mlxk2.inspection.many import describe_many
+
+        models = describe_many(refs)
+    else:
+        models = tuple(describe(ref) for ref in refs)
     return ListResult(models, len(models))
