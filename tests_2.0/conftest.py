@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ scrub_environment(Path(_NOWHERE.name) / "hf")
 REAL_MLX = real_mlx_works()
 if not REAL_MLX:
     use_stubs()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A job in the background is started so, and children would inherit it: tests of Ctrl-C need the usual state.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:

@@ -33,6 +33,8 @@ def test_it_answers_paris_whether_quantized_or_not(form: str) -> None:
 def test_weights_are_those_that_mlx_itself_reads() -> None:
     import mlx.core as mx
 
+    if tuple(int(part) for part in mx.__version__.split(".")[:2]) < (0, 30):
+        pytest.skip("mlx before 0.30 unpacks the 4-bit blocks of a GGUF in another order")
     own = mx.load(str(smollm2("4bit") / "model.safetensors"))
     theirs = mx.load(str(smollm2_gguf()))
     places = {

@@ -29,6 +29,9 @@ def test_agrees_with_mlx_lm_on_every_model_module() -> None:
             loads = True
         except (ValueError, AttributeError, ImportError, SystemExit):
             loads = False
+        except RuntimeError as error:
+            assert "No Metal" in str(error)  # older releases build a Metal kernel on import; elsewhere nothing is told
+            continue
         if supports(package, name) != loads:
             wrong.append((name, loads))
     assert len(names) > 50

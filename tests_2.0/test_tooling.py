@@ -137,7 +137,7 @@ def test_the_rule_above_would_see_a_sleep() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['monkeypatch.setattr("mlxk2.errors.X", 1)', 'patch("mlxk2.cli.main")', "setattr(mlxk2.cli, 'x', 1)"]
+    "line", ['monkeypatch.setattr( "mlxk2.errors.X", 1)', 'patch( "mlxk2.cli.main")', "setattr(mlxk2.cli, 'x', 1)"]
 )
 def test_the_rule_above_would_see_a_patch(line: str) -> None:
     assert OWN_NAME_PATCHED.search(line)

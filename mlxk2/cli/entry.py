@@ -88,6 +88,7 @@ def _end_on_signals() -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # What the caller ignores, as nohup does with SIGHUP, stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
