@@ -197,6 +197,12 @@ class InsufficientSpace(MlxkError):
     http_status = 507
 
 
+class OutputFailed(MlxkError):
+    """The answer could not be written to where it should go."""
+
+    type = "output_failed"
+
+
 class ConversionFailed(MlxkError):
     """The conversion failed; nothing was left behind."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,7 @@ class Settings(NamedTuple):
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read `environ`; an empty value counts as unset."""
-        home = Path(environ.get("HOME") or Path.home())
+        home = Path(environ.get("HOME") or os.path.expanduser("~"))
 
         def folder(name: str) -> Path | None:
             value = environ.get(name)
@@ -64,10 +65,12 @@ def _is_on(value: str | None) -> bool:
 
 
 def _positive(value: str | None) -> int | None:
-    return int(value) if value and value.isdecimal() and int(value) > 0 else None
+    usable = value is not None and value.isdecimal() and len(value) < 6 and int(value) > 0
+    return int(value or 0) if usable else None
 
 
 def _expand(value: str, home: Path) -> Path:
     if value == "~" or value.startswith("~/"):
         return home / value[2:]
-    return Path(value).expanduser() if value.startswith("~") else Path(value)
+    # An unknown user's home stays as it is written, as the hub client reads it.
+    return Path(os.path.expanduser(value))

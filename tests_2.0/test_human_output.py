@@ -88,10 +88,12 @@ def test_list_of_nothing_says_so(isolated_cache: IsolatedCache) -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_tables_fit_the_terminal(cache: IsolatedCache, width: int) -> None:
-    for flags in ([], ["--all"], ["--verbose"]):
+    for flags in ([], ["--all"], ["--verbose"], ["--all", "--health", "--verbose"]):
         lines = lines_of(cache, "list", *flags, terminal=True, width=width)
         plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
         assert max(len(line) for line in plain) <= width, plain
+        assert plain[0].startswith("Name ")
+        assert "TinyInstruct4bit" in re.sub(r"[^A-Za-z0-9]", "", "".join(line.split("  ")[0] for line in plain)), plain
 
 
 def test_no_colour_and_no_cursor_movement_outside_a_terminal(cache: IsolatedCache) -> None:

@@ -98,6 +98,37 @@ def test_a_closed_pipe_ends_silently(isolated_cache: IsolatedCache) -> None:
         assert process.stderr.read() == ""
 
 
+def test_a_full_disk_is_told_on_the_other_stream(isolated_cache: IsolatedCache) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    env = {**os.environ, **isolated_cache.env}
+    for words in (["list"], ["list", "--json"], ["show", "nosuch", "--json"], ["--help"]):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            command = [sys.executable, "-m", "mlxk2", *words]
+            done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr == "error: the answer could not be written: No space left on device\n"
+
+
+def test_what_the_caller_ignores_stays_ignored(isolated_cache: IsolatedCache) -> None:
+    """As under nohup: the hang-up does not end the command, which waits for its prompt."""
+    plant_tiny(isolated_cache.hub, "org/tiny", answer="Yes.")
+    env = {**os.environ, **isolated_cache.env}
+    command = ["sh", "-c", f'trap "" HUP; exec {sys.executable} -m mlxk2 run tiny -']
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=env, text=True, **pipes) as process:  # type: ignore[call-overload]
+        process.send_signal(signal.SIGHUP)
+        out, err = process.communicate("Is it?", timeout=60)
+    assert (process.returncode, out) == (0, "Yes.\n"), err
+
+
+@pytest.mark.parametrize("variable", ["HF_HOME", "MLXK2_WORKSPACE_HOME", "COLUMNS"])
+def test_odd_values_in_the_environment_are_survived(isolated_cache: IsolatedCache, variable: str) -> None:
+    for value in ("~nosuchuser/x", "9" * 5000, "\x00" if variable == "COLUMNS" else "/"):
+        answer = call("list", "--json", env={**isolated_cache.env, variable: value})
+        assert answer.code == 0 or answer.error["type"] == "permission_denied"
+
+
 def test_closed_standard_streams_are_survived(isolated_cache: IsolatedCache) -> None:
     script = f"exec {sys.executable} -m mlxk2 list --json <&- >&- 2>&-"
     env = {**os.environ, **isolated_cache.env}
@@ -194,6 +225,7 @@ def test_health_of_names_patterns_and_revisions(isolated_cache: IsolatedCache) -
     assert names("MODEL") == ["org/a-model", "org/b-model"]
     assert names("org/a-model") == ["org/a-model"]
     assert names("nothing") == names("org/nothing") == []
+    assert names("@main") == []
     assert names(f"@{COMMIT_A[:6]}") == ["org/a-model", "org/b-model"]
     answer = call("health", "org/a-model@ffff", "--json", env=isolated_cache.env)
     assert answer.data["unhealthy"][0]["reason"] == "Specific hash ffff not found"

@@ -57,3 +57,30 @@ def test_a_broken_model_in_a_share_is_one_row(env: dict[str, str]) -> None:
     assert len(models) == COUNT + 1
     assert models[-1]["reason"] == "No snapshots found"
     repo.rmdir()
+
+
+def test_without_processes_to_spare_the_answer_is_the_same(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError("no process left")
+
+    expected = call("list", "--json", env=env).data
+    monkeypatch.setattr(os, "fork", refuse)
+    before = len(os.listdir("/dev/fd"))
+    assert call("list", "--json", env=env).data == expected
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_worker_that_dies_costs_no_model(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = call("list", "--json", env=env).data
+    fork = os.fork
+
+    def fork_and_die() -> int:
+        pid = fork()
+        if pid == 0:
+            os._exit(1)
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork_and_die)
+    assert call("list", "--json", env=env).data == expected

@@ -84,6 +84,29 @@ def test_links_to_the_outside_are_removed_not_followed(isolated_cache: IsolatedC
     assert not os.path.lexists(repo)
 
 
+@pytest.mark.parametrize("place", ["repo", "snapshots", "blobs", "refs"])
+def test_one_revision_of_a_linked_model_is_refused(isolated_cache: IsolatedCache, canary: Path, place: str) -> None:
+    repo = plant(isolated_cache.hub, "org/m", COMMIT_A, COMMIT_B)
+    (repo / "blobs").mkdir(exist_ok=True)
+    part = repo if place == "repo" else repo / place
+    part.rename(canary / "moved")
+    part.symlink_to(canary / "moved")
+    before = sorted(path for path in canary.rglob("*"))
+    answer = rm(isolated_cache, f"org/m@{COMMIT_B[:6]}", "--force")
+    assert answer.error["type"] == "permission_denied"
+    assert "is a link" in answer.error["message"]
+    assert sorted(path for path in canary.rglob("*")) == before
+
+
+def test_a_linked_folder_of_locks_is_left_alone(isolated_cache: IsolatedCache, canary: Path) -> None:
+    plant(isolated_cache.hub, "org/m")
+    (canary / "models--org--m").mkdir()
+    (canary / "models--org--m" / "precious.lock").write_text("", encoding="ascii")
+    (isolated_cache.hub / ".locks").symlink_to(canary)
+    assert rm(isolated_cache, "org/m", "--force").data["action"] == "deleted"
+    assert (canary / "models--org--m" / "precious.lock").exists()
+
+
 def test_a_revision_whose_links_lead_outside_loses_only_the_links(isolated_cache: IsolatedCache, canary: Path) -> None:
     repo = plant(isolated_cache.hub, "org/m", COMMIT_A, COMMIT_B)
     (repo / "snapshots" / COMMIT_B / "weights").symlink_to(canary / "song")
@@ -204,6 +227,17 @@ def test_remains_of_a_model_can_be_removed(isolated_cache: IsolatedCache, kind: 
         place.mkdir()
     assert rm(isolated_cache, "org/broken").data["action"] == "deleted"
     assert not os.path.lexists(place)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_hub_that_cannot_be_read_is_not_an_empty_one(isolated_cache: IsolatedCache) -> None:
+    plant(isolated_cache.hub, "org/m")
+    isolated_cache.hub.chmod(0)
+    try:
+        types = [call(*words, "--json", env=isolated_cache.env).error["type"] for words in (["list"], ["health"])]
+    finally:
+        isolated_cache.hub.chmod(0o700)
+    assert types == ["permission_denied", "health_check_failed"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may delete everything")

@@ -9,12 +9,10 @@ from typing import Any
 
 from mlxk2.cli.command_line import PROGRAM, CommandLine, HelpAsked, help_or_error
 from mlxk2.cli.io import Io, process_io
-from mlxk2.cli.present import Context, show_error, show_help
+from mlxk2.cli.present import CLOSED_PIPE, Context, show_error, show_help
 from mlxk2.cli.registry import BY_NAME
 from mlxk2.errors import InternalError, Interrupted, MlxkError, UsageError
 from mlxk2.settings import Settings
-
-CLOSED_PIPE = 141  # 128 + SIGPIPE, what a shell reports for any program that loses its reader
 
 
 def main(argv: Sequence[str] | None = None, io: Io | None = None) -> int:
@@ -35,9 +33,7 @@ def _run(argv: list[str], io: Io) -> int:
     line = CommandLine.split(argv)
     settings = Settings.from_env(io.environ)
     try:
-        return _dispatch(line, settings, io)
-    except HelpAsked as asked:
-        return show_help(asked.text, line.json, io)
+        return _answer(line, settings, io)
     except BrokenPipeError:
         return CLOSED_PIPE
     except MlxkError as error:
@@ -47,6 +43,13 @@ def _run(argv: list[str], io: Io) -> int:
     except Exception as bug:  # noqa: BLE001 - the boundary: a bug must answer in the contract's form too
         shown = _as_internal(bug, settings, io)
     return show_error(shown, line, settings, io)
+
+
+def _answer(line: CommandLine, settings: Settings, io: Io) -> int:
+    try:
+        return _dispatch(line, settings, io)
+    except HelpAsked as asked:
+        return show_help(asked.text, line.json, io)
 
 
 def _dispatch(line: CommandLine, settings: Settings, io: Io) -> int:

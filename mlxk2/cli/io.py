@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Callable, NamedTuple, TextIO, cast
 
+from mlxk2.errors import OutputFailed
+
 
 class Io(NamedTuple):
     """The outside world of one command. `owns_process`: whether file descriptors and signals are ours to change."""
@@ -41,10 +43,20 @@ def process_io() -> Iterator[Io]:
     try:
         os.dup2(err.fileno(), 1)
         yield Io(keyboard, out, err, os.environ, width=_terminal_width(out), owns_process=True)
-        out.flush()
     finally:
         for stream in (out, err, keyboard):
             _close(stream)
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write data, at once. Raises: OutputFailed; BrokenPipeError where the reader has gone."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"the answer could not be written: {error.strerror}") from error
 
 
 def silence_libraries(io: Io) -> None:
@@ -87,5 +99,5 @@ def _close(stream: TextIO) -> None:
     try:
         stream.close()
     except OSError:
-        # The reader has gone: what is still buffered has nowhere to go.
+        # It failed before, and was told; what is still buffered has nowhere to go.
         pass

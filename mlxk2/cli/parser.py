@@ -18,9 +18,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises instead of printing and exiting. `intermixed`: positionals may stand between flags."""
-
-    intermixed = False
+    """argparse that raises instead of printing and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"{self.prog} --help")
@@ -52,4 +50,4 @@ def parse(verb: Verb, line: CommandLine) -> argparse.Namespace:
     """Parse the words after the verb. Raises: UsageError, HelpAsked."""
     parser = parser_of(verb)
     words = list(line.rest)
-    return parser.parse_intermixed_args(words) if parser.intermixed else parser.parse_args(words)
+    return parser.parse_intermixed_args(words) if verb.intermixed else parser.parse_args(words)

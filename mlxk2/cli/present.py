@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TextIO
 
 from mlxk2 import envelope
 from mlxk2.cli.command_line import CommandLine
-from mlxk2.cli.io import Io, is_terminal
-from mlxk2.errors import MlxkError
+from mlxk2.cli.io import Io, is_terminal, write
+from mlxk2.errors import MlxkError, OutputFailed
 from mlxk2.settings import Settings
 
 if TYPE_CHECKING:
     from mlxk2.events import Event
 
 Outcome = Any  # a result, or a generator of events that returns one
+CLOSED_PIPE = 141  # 128 + SIGPIPE, what a shell reports for any program that loses its reader
+
 Sink = Callable[["Event"], None]
 
 
@@ -78,7 +81,7 @@ def progress_sink(context: Context) -> Iterator[Sink | None]:
     try:
         yield line
     finally:
-        line.end_line()
+        line.clear()
 
 
 def ask(context: Context, question: str) -> bool:
@@ -92,8 +95,7 @@ def ask(context: Context, question: str) -> bool:
 
 def write_json(io: Io, answer: dict[str, Any]) -> None:
     """Print the one JSON document of this command."""
-    io.stdout.write(envelope.to_json(answer) + "\n")
-    io.stdout.flush()
+    write(io.stdout, envelope.to_json(answer) + "\n")
 
 
 def render(context: Context, data: dict[str, Any]) -> None:
@@ -109,24 +111,33 @@ def view_of(io: Io, settings: Settings) -> Any:
 
     on_terminal = is_terminal(io.stdout)
     width = settings.columns or io.width if on_terminal else settings.columns
-    color = settings.force_color or (on_terminal and not settings.no_color)
-    return View(io.stdout, width, color and not settings.no_color, on_terminal, io.clock())
+    return View(partial(write, io.stdout), width, _takes_color(io.stdout, settings), on_terminal, io.clock())
+
+
+def _takes_color(stream: TextIO, settings: Settings) -> bool:
+    return not settings.no_color and (settings.force_color or is_terminal(stream))
 
 
 def show_error(error: MlxkError, line: CommandLine, settings: Settings, io: Io) -> int:
     """Print an error where its readers look: an envelope on stdout, or two lines on stderr."""
     try:
-        if line.json:
+        if line.json and not isinstance(error, OutputFailed):
             write_json(io, envelope.failure(line.verb, error))
         else:
-            from mlxk2.output.errors import error_lines
-
-            color = settings.force_color or (is_terminal(io.stderr) and not settings.no_color)
-            io.stderr.write(error_lines(error.message, error.hint, color and not settings.no_color))
-            io.stderr.flush()
+            _tell(error, settings, io)
     except BrokenPipeError:
-        return 141
+        return CLOSED_PIPE
+    except OutputFailed as unheard:
+        _tell(unheard, settings, io)
     return error.exit_code
+
+
+def _tell(error: MlxkError, settings: Settings, io: Io) -> None:
+    """Write an error on stderr; where that takes no word either, the exit code is all that is left."""
+    from mlxk2.output.errors import error_lines
+
+    with suppress(OutputFailed):
+        write(io.stderr, error_lines(error.message, error.hint, _takes_color(io.stderr, settings)))
 
 
 def show_help(text: str, as_json: bool, io: Io) -> int:
@@ -136,8 +147,7 @@ def show_help(text: str, as_json: bool, io: Io) -> int:
 
         write_json(io, envelope.success(None, {"usage": text, "commands": list(BY_NAME)}))
     else:
-        io.stdout.write(text)
-        io.stdout.flush()
+        write(io.stdout, text)
     return 0
 
 

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 class Verb(NamedTuple):
     """A command. Its module has `add_arguments(parser)` and `run(args, context) -> exit code`.
 
-    `needs_parser` is False where there is nothing but the flags of every command.
+    `needs_parser` is False where there is nothing but the flags of every command; with `intermixed` the arguments
+    may stand between flags.
     """
 
     name: str
     summary: str
     needs_parser: bool = True
+    intermixed: bool = False
 
     def load(self) -> Any:
         """Import the module of this verb."""
@@ -25,7 +27,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("list", "list the models in the cache"),
     Verb("show", "show one model: metadata, files, configuration, memory"),
     Verb("health", "check that models are complete and sound"),
-    Verb("run", "ask a model, and print its answer as it comes"),
+    Verb("run", "ask a model, and print its answer as it comes", intermixed=True),
     Verb("rm", "remove a model, or one revision of it, from the cache"),
     Verb("convert", "turn a GGUF file or a model folder into an MLX model folder"),
     Verb("schema", "print the JSON Schema of the answers"),

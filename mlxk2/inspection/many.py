@@ -18,6 +18,7 @@ from mlxk2.store.model_ref import ModelRef
 
 MODELS_A_WORKER = 100
 _MOST_WORKERS = 8
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Worker(NamedTuple):
@@ -33,9 +34,10 @@ def describe_many(refs: Sequence[ModelRef]) -> tuple[ModelInfo, ...]:
     found: list[ModelInfo | None] = [None] * len(refs)
     with _workers([refs[number::shares] for number in range(1, shares)]) as workers:
         found[0::shares] = [describe(ref) for ref in refs[0::shares]]
-        for number, worker in enumerate(workers, start=1):
+        for number in range(1, shares):
             own = refs[number::shares]
-            found[number::shares] = _received(worker.results, len(own)) or [describe(ref) for ref in own]
+            received = _received(workers[number - 1].results, len(own)) if number <= len(workers) else None
+            found[number::shares] = received or [describe(ref) for ref in own]
     return tuple(info for info in found if info is not None)
 
 
@@ -47,23 +49,41 @@ def _may_fork() -> bool:
 
 @contextmanager
 def _workers(shares: list[Sequence[ModelRef]]) -> Iterator[list[_Worker]]:
-    """Fork a worker a share; whatever happens, none is left behind."""
+    """Fork a worker a share, fewer where the system refuses; whatever happens, none is left behind."""
     workers: list[_Worker] = []
     try:
         for share in shares:
-            reading, writing = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                os.close(reading)
-                _work(share, writing)
-            os.close(writing)
-            workers.append(_Worker(pid, reading))
+            worker = _started(share)
+            if worker is None:
+                break
+            workers.append(worker)
         yield workers
     finally:
         for worker in workers:
             os.close(worker.results)
             os.kill(worker.pid, signal.SIGKILL)
             os.waitpid(worker.pid, 0)
+
+
+def _started(share: Sequence[ModelRef]) -> _Worker | None:
+    """Fork one worker; None where the system has no process or descriptor left for it."""
+    try:
+        reading, writing = os.pipe()
+    except OSError:
+        return None
+    # The child keeps them blocked: a Ctrl-C is the parent's to answer, and the parent ends its children.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _work(share, writing)
+        return _Worker(pid, reading)
+    except OSError:
+        os.close(reading)
+        return None
+    finally:
+        os.close(writing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _work(share: Sequence[ModelRef], writing: int) -> None:

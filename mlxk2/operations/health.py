@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from mlxk2.envelope import to_payload
-from mlxk2.errors import AmbiguousMatch, UnhealthyModels
+from mlxk2.errors import AmbiguousMatch, HealthCheckFailed, PermissionDenied, UnhealthyModels
 from mlxk2.events import Event
 from mlxk2.inspection.content_hash import check_content
 from mlxk2.inspection.describe import Inspection, inspect_model
@@ -42,13 +42,15 @@ def check_health(
 ) -> Generator[Event, None, HealthResult]:
     """Check all models, or those that `text` means.
 
-    Raises: AmbiguousMatch (a revision asked of several models), UnhealthyModels (`strict`; its detail is the report).
+    Raises: AmbiguousMatch (a revision asked of several models), HealthCheckFailed (no access), UnhealthyModels (`strict`; its detail is the report).
     """
     try:
         refs = models_to_check(text, settings)
     except AmbiguousMatch as several:
         several.data = _result([])
         raise
+    except PermissionDenied as refused:
+        raise HealthCheckFailed(refused.message, hint=refused.hint) from refused
     checked = []
     for ref in refs:
         inspection = inspect_model(ref)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def show_model(text: str, settings: Settings, *, part: str = "metadata", with_pa
         files=_files(inspection) if part == "files" else ABSENT,
         config=_config(inspection) if part == "config" else ABSENT,
         memory=memory_need(inspection),
-        path=str(ref.path) if with_path else ABSENT,
+        path=os.path.abspath(ref.path) if with_path else ABSENT,
     )
 
 

@@ -44,7 +44,7 @@ class ProgressLine:
                 self._shown = int(share * 1000)
                 self._draw(event, share)
 
-    def end_line(self) -> None:
+    def clear(self) -> None:
         """Remove the line."""
         if self._shown >= 0:
             self._stream.write("\r\x1b[K")

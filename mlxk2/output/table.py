@@ -12,6 +12,11 @@ from mlxk2.units import format_age, format_size
 
 Model = Mapping[str, Any]
 Options = Mapping[str, Any]
+Column = tuple[str, Callable[[Model], str]]
+
+_WRAPPED = ("Name", "Reason")
+_LEAST_WRAPPED = 12
+_GIVEN_UP = ("Modified", "Hash", "Type", "Framework", "Runtime", "Size", "Reason")
 
 _HEALTH_STYLES = {"healthy": "green", "healthy*": "yellow", "unhealthy": "red"}
 
@@ -51,9 +56,9 @@ def modified(model: Model, now: float) -> str:
     return format_age(now - moment.timestamp())
 
 
-def _columns(options: Options, view: View) -> list[tuple[str, Callable[[Model], str]]]:
+def _columns(options: Options, view: View) -> list[Column]:
     verbose = bool(options.get("verbose"))
-    columns: list[tuple[str, Callable[[Model], str]]] = [
+    columns: list[Column] = [
         ("Name", lambda m: one_line(m["name"] if verbose else short_name(m["name"]))),
         ("Hash", lambda m: (m["hash"] or "-")[:7]),
         ("Size", lambda m: format_size(m["size_bytes"], " ")),
@@ -77,20 +82,35 @@ def _runtime_word(model: Model) -> str:
     return "yes" if model["runtime_compatible"] else "no"
 
 
+def _fitting(columns: list[Column], rows: list[Model], width: int | None) -> list[Column]:
+    """Leave out columns until the names have room: what is given up first tells least."""
+    for title in _GIVEN_UP:
+        if width is None or width >= sum(_least_width(column, rows) + 1 for column in columns):
+            break
+        columns = [column for column in columns if column[0] != title]
+    return columns
+
+
+def _least_width(column: Column, rows: list[Model]) -> int:
+    title, cell = column
+    widest = max(len(cell(model)) for model in rows)
+    return min(widest, _LEAST_WRAPPED) if title in _WRAPPED else max(widest, len(title))
+
+
 def _table(rows: list[Model], options: Options, view: View) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = _columns(options, view)
+    columns = _fitting(_columns(options, view), rows, view.width)
     for title, _ in columns:
-        wraps = title in ("Name", "Reason")
+        wraps = title in _WRAPPED
         table.add_column(
             title,
             no_wrap=not wraps,
             overflow="fold" if wraps else "ellipsis",
             justify="right" if title == "Size" else "left",
-            min_width=8 if title == "Name" else None,
+            min_width=_LEAST_WRAPPED if wraps else None,
         )
     for model in rows:
         cells = [cell(model) for _, cell in columns]

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Callable
 
 _UNLIMITED = 4096
 
 
 @dataclass(frozen=True)
 class View:
-    """`width` in characters, None where lines may be any length; `now` in seconds since 1970."""
+    """`write` puts text there at once; `width` in characters, None for lines of any length; `now` in seconds since 1970."""
 
-    stream: TextIO
+    write: Callable[[str], None]
     width: int | None
     color: bool
     on_terminal: bool
     now: float
 
-    def write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
-
-    def write_rich(self, *parts: Any) -> None:
+    def write_rich(self, part: Any) -> None:
         """Print what rich can render, without its trailing blanks."""
         from io import StringIO
 
@@ -39,6 +35,5 @@ class View:
             markup=False,
             soft_wrap=False,
         )
-        for part in parts:
-            console.print(part)
+        console.print(part)
         self.write("".join(line.rstrip() + "\n" for line in drawn.getvalue().splitlines()))

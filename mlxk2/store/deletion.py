@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxk2.errors import PermissionDenied
 from mlxk2.store import shared_blobs
 from mlxk2.store.hf_cache import CachedRepo
 
@@ -30,10 +31,13 @@ def plan_deletion(hub: Path, repo: CachedRepo, snapshots: tuple[str, ...] | None
     """Find out what goes with `snapshots` (None: all); the last revision takes the folder along. Reads only.
 
     Units: `freed_bytes` counts each file once, and only where no other hard link keeps it.
+    Raises: PermissionDenied where one revision is asked of a model whose folders are links: its files lie elsewhere.
     """
     present = repo.snapshots()
     doomed = present if snapshots is None else snapshots
     whole = set(doomed) >= set(present)
+    if not whole:
+        _refuse_links(repo)
     paths = (repo.path,) if whole else _paths_of(repo, doomed, tuple(s for s in present if s not in doomed))
     links = [path for path in _files_below(paths) if os.path.islink(path)]
     shared = shared_blobs.orphans_without(hub, links)
@@ -63,6 +67,15 @@ def clean_locks(hub: Path, locks: Iterable[str]) -> int:
     if folder is not None and not os.listdir(folder):
         os.rmdir(folder)
     return count
+
+
+def _refuse_links(repo: CachedRepo) -> None:
+    for part in ("", "snapshots", "blobs", "refs", ".no_exist", "trees"):
+        if os.path.islink(os.path.join(repo.path, part) if part else repo.path):
+            raise PermissionDenied(
+                f"'{part or os.path.basename(repo.path)}' of {repo.name} is a link: its revisions lie outside the cache",
+                hint=f"mlxk2 rm {repo.name} removes the whole model, and of a link the link only",
+            )
 
 
 def _paths_of(repo: CachedRepo, doomed: tuple[str, ...], kept: tuple[str, ...]) -> tuple[str, ...]:

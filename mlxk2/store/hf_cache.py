@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxk2.errors import PermissionDenied
 from mlxk2.store.layout import LOCKS_FOLDER, SENTINEL_NAME, is_commit, repo_folder, repo_name
 from mlxk2.store.model_ref import CACHE, ModelRef
 
-NOT_IN_CACHE = "Model not in cache"
 NO_SNAPSHOTS = "No snapshots found"
 NO_PATH = "Model path does not exist"
 
@@ -67,9 +67,12 @@ class CachedRepo:
 
 
 def scan(hub: Path) -> tuple[CachedRepo, ...]:
-    """List the models in a hub folder, sorted by name; the test sentinel is no model. A missing hub is empty."""
+    """List the models in a hub folder, sorted by name; the test sentinel is no model. A missing hub is empty.
+
+    Raises: PermissionDenied where there is a hub that cannot be listed: that is not the same as an empty one.
+    """
     found = []
-    for entry in _scan(str(hub)):
+    for entry in _scan_hub(hub):
         name = repo_name(entry.name)
         if name is not None and name != SENTINEL_NAME:
             found.append(CachedRepo(name, entry.path))
@@ -83,10 +86,23 @@ def has_sentinel(hub: Path) -> bool:
 
 def lock_files(hub: Path, repo: CachedRepo) -> tuple[str, ...]:
     """Paths of the lock files that belong to exactly this model."""
-    folder = os.path.join(hub, LOCKS_FOLDER, os.path.basename(repo.path))
-    if os.path.islink(folder):
+    locks = os.path.join(hub, LOCKS_FOLDER)
+    folder = os.path.join(locks, os.path.basename(repo.path))
+    if os.path.islink(locks) or os.path.islink(folder):
         return ()
     return tuple(sorted(entry.path for entry in _scan(folder) if entry.name.endswith(".lock")))
+
+
+def _scan_hub(hub: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(hub) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise PermissionDenied(
+            f"the model cache cannot be read: {error.strerror}", hint="ls -ld shows who may"
+        ) from error
 
 
 def _scan(path: str) -> Iterator[os.DirEntry[str]]:

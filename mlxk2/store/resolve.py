@@ -51,9 +51,9 @@ def find_model(text: str, settings: Settings) -> ModelRef:
     if found is not None:
         return select_revision(found, spec)
     own = workspace.children(settings.workspace_home) if spec.revision is None else ()
-    for child in own:
-        if child.name == spec.name:
-            return child
+    named = _of_this_name(spec.name, own)
+    if named is not None:
+        return named
     if "/" in spec.name:
         raise _not_found(spec, repos)
     return _the_similar_one(spec, repos, own)
@@ -101,7 +101,8 @@ def models_to_check(text: str | None, settings: Settings) -> tuple[ModelRef, ...
         return ()
     found = match_models(spec.name, settings)
     if spec.revision is None:
-        return found
+        named = _of_this_name(spec.name, found)
+        return found if named is None else (named,)
     if len(found) > 1:
         raise _ambiguous(spec.text, [ref.name for ref in found])
     repos = [r for r in hf_cache.scan(settings.hub_cache) if found and r.name == found[0].name]
@@ -159,6 +160,10 @@ def _exact(name: str, repos: tuple[CachedRepo, ...]) -> CachedRepo | None:
     wanted = (name,) if "/" in name else (f"{DEFAULT_ORGANISATION}/{name}", name)
     by_name = {repo.name: repo for repo in repos}
     return next((by_name[w] for w in wanted if w in by_name), None)
+
+
+def _of_this_name(name: str, refs: tuple[ModelRef, ...]) -> ModelRef | None:
+    return next((ref for ref in refs if ref.name == name), None)
 
 
 def _contains(name: str, part: str) -> bool:

@@ -40,8 +40,8 @@ def sweep(hub: Path, payload: str) -> None:
     store = _store(hub)
     if store is None:
         return
-    with _locked(payload + ".lock"):
-        if _links_to(payload, hub, store) == set():
+    with _locked(payload + ".lock") as locked:
+        if locked and _links_to(payload, hub, store) == set():
             os.unlink(payload)
             os.unlink(payload + ".refs")
 
@@ -58,7 +58,9 @@ def _target(link: str, store: str) -> str | None:
         return None
     target = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))
     folder, name = os.path.split(target)
-    known = _PAYLOAD.fullmatch(name) is not None and folder == os.path.join(store, name[:2])
+    known = (
+        _PAYLOAD.fullmatch(name) is not None and folder == os.path.join(store, name[:2]) and not os.path.islink(folder)
+    )
     return target if known and os.path.isfile(target) and not os.path.islink(target) else None
 
 
@@ -83,13 +85,20 @@ def _read(path: str) -> str | None:
 
 
 @contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold the lock that the hub client takes for this payload."""
-    import fcntl
-
+def _locked(path: str) -> Iterator[bool]:
+    """Hold the lock that the hub client takes for this payload; False where a download holds it, and will use it."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield _try_lock(handle)
     finally:
         os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -11,7 +11,7 @@ from mlxk2.operations.health import check_health
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to check, and how thoroughly."""
-    parser.add_argument("model", nargs="?", help="name, part of a name, name@revision, @revision or ./dir; none: all")
+    parser.add_argument("model", nargs="?", help="name, part of a name, name@revision, @hash or ./dir; none: all")
     parser.add_argument("--deep", action="store_true", help="also compare every file with the hash it is stored under")
     parser.add_argument("--strict", action="store_true", help="make an unhealthy model an error, exit code 1")
     parser.add_argument("--verbose", action="store_true", help="list each finding below its model")

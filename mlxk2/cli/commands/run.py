@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Generator
 
 from mlxk2.cli.io import is_terminal, silence_libraries
 from mlxk2.cli.present import Context, drain, present, view_of
 from mlxk2.errors import Interrupted, UsageError
+from mlxk2.events import Event
 from mlxk2.operations.run import RunOptions, RunResult, prepare, run_model
 from mlxk2.output.stream import AnswerStream
 from mlxk2.runner.request import Sampling
@@ -17,7 +19,6 @@ INTERRUPTED_LINE = "[Generation interrupted by user]"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the model, the prompt and how to sample."""
-    parser.intermixed = True  # type: ignore[attr-defined]
     default = Sampling()
     parser.add_argument("model", help="name, part of a name, name@revision, or a folder: ./dir")
     parser.add_argument("prompt", nargs="*", help="what to ask; - reads standard input, and may follow a text")
@@ -69,9 +70,9 @@ def run(args: argparse.Namespace, context: Context) -> int:
     return _for_people(steps, args, context)
 
 
-def _for_people(steps: object, args: argparse.Namespace, context: Context) -> int:
+def _for_people(steps: Generator[Event, None, RunResult], args: argparse.Namespace, context: Context) -> int:
     stream = None if args.no_stream else AnswerStream(view_of(context.io, context.settings))
-    result: RunResult = drain(steps, stream)  # type: ignore[arg-type]
+    result: RunResult = drain(steps, stream)
     if stream is None:
         present(context, result)
     else:
@@ -121,10 +122,9 @@ def _standard_input(context: Context) -> str:
 
 
 def _statistics(result: RunResult) -> str:
-    speed = "-" if result.tokens_per_second is None else f"{result.tokens_per_second:.1f}"
     first = "-" if result.time_to_first_token_s is None else f"{result.time_to_first_token_s:.2f}"
     usage = result.usage
     return (
-        f"prompt {usage.prompt_tokens} tokens, answer {usage.completion_tokens} tokens, {speed} tokens/s, "
+        f"prompt {usage.prompt_tokens} tokens, answer {usage.completion_tokens} tokens, {result.tokens_per_second:.1f} tokens/s, "
         f"first token after {first} s, ended by {result.finish_reason}\n"
     )
