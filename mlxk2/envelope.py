@@ -44,8 +44,11 @@ def failure(command: str | None, error: MlxkError) -> Payload:
 
 
 def to_json(envelope: Payload) -> str:
-    """Write an answer as the contract wants it: two-space indent, UTF-8."""
-    return json.dumps(envelope, indent=2, ensure_ascii=False)
+    """Write an answer as the contract wants it: two-space indent, text that is UTF-8 (half a surrogate pair is not)."""
+    text = json.dumps(envelope, indent=2, ensure_ascii=False)
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def to_payload(value: Any) -> Any:

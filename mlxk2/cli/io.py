@@ -37,9 +37,9 @@ def process_io() -> Iterator[Io]:
 
     Descriptor 1 leads to stderr meanwhile, so that whatever a library prints, natively too, is no data.
     """
-    out = _reopen(1, "w")
-    err = _reopen(2, "w")
-    keyboard = _reopen(0, "r")
+    for descriptor in (0, 1, 2):
+        _ensure_open(descriptor)
+    keyboard, out, err = _copied(0, "r"), _copied(1, "w"), _copied(2, "w")
     try:
         os.dup2(err.fileno(), 1)
         yield Io(keyboard, out, err, os.environ, width=_terminal_width(out), owns_process=True)
@@ -73,19 +73,22 @@ def silence_libraries(io: Io) -> None:
     warnings.simplefilter("ignore")
 
 
-def _reopen(descriptor: int, mode: str) -> TextIO:
-    """Open a private copy of a standard stream; a missing one becomes the null device."""
+def _ensure_open(descriptor: int) -> None:
+    """Put the null device where a standard stream is missing; else the next file that is opened would take its place."""
     try:
-        copy = os.dup(descriptor)
+        os.fstat(descriptor)
     except OSError:
         null = os.open(os.devnull, os.O_RDWR)
         if null != descriptor:
             os.dup2(null, descriptor)
             os.close(null)
-        copy = os.dup(descriptor)
-    errors = "strict" if mode == "r" else "backslashreplace"
+
+
+def _copied(descriptor: int, mode: str) -> TextIO:
+    """Open a private copy of a standard stream."""
+    errors = "strict" if mode == "r" else "replace"
     newline = None if mode == "r" else "\n"
-    return cast("TextIO", open(copy, mode, encoding="utf-8", errors=errors, newline=newline))
+    return cast("TextIO", open(os.dup(descriptor), mode, encoding="utf-8", errors=errors, newline=newline))
 
 
 def _terminal_width(stream: TextIO) -> int | None:

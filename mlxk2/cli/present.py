@@ -86,7 +86,7 @@ def progress_sink(context: Context) -> Iterator[Sink | None]:
 
 def ask(context: Context, question: str) -> bool:
     """Ask a person a question on stderr; anything but yes is no."""
-    from mlxk2.output.text import one_line
+    from mlxk2.text import one_line
 
     context.io.stderr.write(f"{one_line(question)} [y/N] ")
     context.io.stderr.flush()

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Callable
 
-from mlxk2.output.text import one_line, short_name
 from mlxk2.output.view import View
+from mlxk2.text import one_line
 from mlxk2.units import format_age, format_size
 
 Model = Mapping[str, Any]
@@ -16,7 +16,8 @@ Column = tuple[str, Callable[[Model], str]]
 
 _WRAPPED = ("Name", "Reason")
 _LEAST_WRAPPED = 12
-_GIVEN_UP = ("Modified", "Hash", "Type", "Framework", "Runtime", "Size", "Reason")
+_GAP = 2
+_GIVEN_UP = ("Modified", "Hash", "Type", "Framework", "Runtime", "Size", "Reason", "Integrity", "Health")
 
 _HEALTH_STYLES = {"healthy": "green", "healthy*": "yellow", "unhealthy": "red"}
 
@@ -40,6 +41,12 @@ def is_shown(model: Model, options: Options) -> bool:
         return True
     is_mlx = model["framework"] == "MLX"
     return is_mlx and (bool(options.get("verbose")) or model["model_type"] == "chat")
+
+
+def short_name(name: str) -> str:
+    """Drop the default organisation."""
+    prefix = "mlx-community/"
+    return name[len(prefix) :] if name.startswith(prefix) else name
 
 
 def health_word(model: Model) -> str:
@@ -85,7 +92,7 @@ def _runtime_word(model: Model) -> str:
 def _fitting(columns: list[Column], rows: list[Model], width: int | None) -> list[Column]:
     """Leave out columns until the names have room: what is given up first tells least."""
     for title in _GIVEN_UP:
-        if width is None or width >= sum(_least_width(column, rows) + 1 for column in columns):
+        if width is None or width >= sum(_least_width(column, rows) + _GAP for column in columns) - _GAP:
             break
         columns = [column for column in columns if column[0] != title]
     return columns
@@ -94,7 +101,7 @@ def _fitting(columns: list[Column], rows: list[Model], width: int | None) -> lis
 def _least_width(column: Column, rows: list[Model]) -> int:
     title, cell = column
     widest = max(len(cell(model)) for model in rows)
-    return min(widest, _LEAST_WRAPPED) if title in _WRAPPED else max(widest, len(title))
+    return max(len(title), min(widest, _LEAST_WRAPPED) if title in _WRAPPED else widest)
 
 
 def _table(rows: list[Model], options: Options, view: View) -> Any:
