@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import harness  # noqa: F401 - puts the test kit on the path
+from support.cache_builder import Repo, chat_model
 from table import print_table, verdict
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests_2.0"))
-from support.cache_builder import Repo, chat_model
-
+from mlxk2.cli.present import drain
 from mlxk2.inspection.content_hash import check_content
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.store.model_ref import CACHE, ModelRef
@@ -54,14 +53,8 @@ def with_hashlib(files: ModelFiles, threads: int) -> None:
 
 def with_mlxk2(files: ModelFiles, threads: int) -> None:
     """Check all files of a model as `health --deep` does."""
-    checking = check_content(files, threads)
-    while True:
-        try:
-            next(checking)
-        except StopIteration as done:
-            if done.value:
-                raise SystemExit("a sound model was found broken") from None
-            return
+    if drain(check_content(files, threads), None):
+        raise SystemExit("a sound model was found broken")
 
 
 def best(work: Callable[[ModelFiles, int], None], files: ModelFiles, threads: int) -> float:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from table import print_table, verdict
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests_2.0"))
+from harness import child_environ
 from support.big_cache import make_big_cache
+from table import print_table, verdict
 
 SIZES = (100, 1000, 5000)
 REPEATS = 5
@@ -35,8 +33,7 @@ def timed(command: list[str], env: dict[str, str]) -> tuple[float, bytes]:
 
 def compare(hub: Path, count: int) -> tuple[float, float]:
     """Return the best times of both commands over one cache."""
-    env = {**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    env = child_environ(HF_HUB_CACHE=str(hub), HF_HUB_OFFLINE="1")
     ours, theirs = [], []
     for turn in range(REPEATS + 1):
         seconds, answer = timed(OURS, env)

@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from harness import child_environ
+
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = ("startup", "list_scaling", "deep_hash", "run_speed")
 PACKAGES = ("mlxk2", "mlx", "mlx-lm", "huggingface-hub", "transformers", "tokenizers")
@@ -50,8 +52,7 @@ def installed(name: str) -> str:
 def main() -> int:
     """Run them one after the other; 1 if one fails."""
     print(f"Machine: {machine()}", flush=True)
-    # An installed program has its byte code on disk; with this variable set each start would compile it anew.
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    env = child_environ()
     failed = []
     for name in BENCHMARKS:
         if (

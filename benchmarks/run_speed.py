@@ -6,7 +6,6 @@ first argument is measured instead for decoding.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -16,11 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from table import print_table, verdict
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests_2.0"))
-
+from harness import child_environ
 from support.tiny_model import TinyOptions, scripted_model, tiny_model
+from table import print_table, verdict
 
 BIN = Path(sys.executable).parent
 DECODE_TOKENS, DECODE_REPEATS, START_REPEATS = 250, 16, 8
@@ -42,12 +39,14 @@ def decode_table(folder: Path, tokens: int) -> None:
     """Compare decode speeds, in turns, in this process."""
     from mlx_lm.utils import load
 
+    from mlxk2.inspection.files import ModelFiles
     from mlxk2.runner.runner import MLXRunner
+    from mlxk2.store.model_ref import WORKSPACE, ModelRef
 
     model, tokenizer = load(str(folder))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    files = ModelFiles.read(ModelRef(folder.name, folder, None, WORKSPACE))
     speeds: dict[str, list[float]] = {"mlx-lm stream_generate": [], "mlxk2 MLXRunner": []}
-    with MLXRunner(folder, config) as runner:
+    with MLXRunner(files) as runner:
         loops = {
             "mlx-lm stream_generate": lambda: stock_speed(model, tokenizer, tokens),
             "mlxk2 MLXRunner": lambda: our_speed(runner, tokens),
@@ -124,7 +123,7 @@ def start_table(folder: Path) -> None:
 def first_text(command: list[str]) -> float:
     """Return the seconds until the beginning of the answer is on stdout."""
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+    with subprocess.Popen(command, env=child_environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None
         seen = b""
         while ANSWER[:4].encode() not in seen:

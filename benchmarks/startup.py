@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,25 +10,12 @@ import time
 from pathlib import Path
 from statistics import median
 
+from harness import child_environ
+from support.cache_builder import Repo, chat_model
 from table import print_table, verdict
 
 REPEATS = 30
 SCRIPT = Path(sys.executable).parent / "mlxk2"
-HEADER = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-
-
-def make_cache(hub: Path) -> None:
-    """Put one sound chat model into an empty cache."""
-    commit = "a" * 40
-    repo = hub / "models--mlx-community--tiny-Instruct"
-    snapshot = repo / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit, encoding="utf-8")
-    (snapshot / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 64}', encoding="utf-8")
-    (snapshot / "tokenizer.json").write_text("{}", encoding="utf-8")
-    (snapshot / "tokenizer_config.json").write_text('{"chat_template": "x"}', encoding="utf-8")
-    (snapshot / "model.safetensors").write_bytes(len(HEADER).to_bytes(8, "little") + HEADER + bytes(8))
 
 
 def measure(commands: dict[str, list[str]], env: dict[str, str], repeats: int) -> dict[str, list[float]]:
@@ -54,10 +40,9 @@ def main() -> None:
         "mlxk2 list --json (1 model)": [str(SCRIPT), "list", "--json"],
     }
     with tempfile.TemporaryDirectory() as folder:
-        make_cache(Path(folder) / "hub")
-        env = {**os.environ, "HF_HUB_CACHE": str(Path(folder) / "hub")}
-        # An installed program has its byte code on disk; a shell with this variable would compile it anew each time.
-        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        hub = Path(folder) / "hub"
+        Repo(hub, "mlx-community/tiny-Instruct").snapshot(chat_model())
+        env = child_environ(HF_HUB_CACHE=str(hub))
         answer = json.loads(
             subprocess.run(commands["mlxk2 list --json (1 model)"], env=env, capture_output=True, check=True).stdout
         )

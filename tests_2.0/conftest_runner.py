@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,12 @@ from typing import Any, Callable
 import pytest
 from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
+from mlxk2.cli import present
 from mlxk2.events import Delta, Event, Finished
+from mlxk2.inspection.files import ModelFiles
 from mlxk2.runner.request import GenerationRequest, Message, Sampling
 from mlxk2.runner.runner import Answer, MLXRunner
+from mlxk2.store.model_ref import WORKSPACE, ModelRef
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,9 @@ class Told:
 
 def drain(steps: Generator[Event, None, Answer]) -> Told:
     """Run a generation to its end."""
-    events = []
-    while True:
-        try:
-            events.append(next(steps))
-        except StopIteration as end:
-            return Told(tuple(events), end.value)
+    events: list[Event] = []
+    answer = present.drain(steps, events.append)
+    return Told(tuple(events), answer)
 
 
 def chat(text: str = "hi", **options: Any) -> GenerationRequest:
@@ -54,6 +53,11 @@ def raw(text: str = "hi", **options: Any) -> GenerationRequest:
     """A request with raw text; greedy unless told otherwise."""
     options.setdefault("sampling", Sampling(temperature=0))
     return GenerationRequest(prompt=text, **options)
+
+
+def files_of(path: Path) -> ModelFiles:
+    """Read a model folder."""
+    return ModelFiles.read(ModelRef(path.name, path, None, WORKSPACE))
 
 
 @pytest.fixture
@@ -74,8 +78,7 @@ def runner_of() -> Iterator[Callable[..., MLXRunner]]:
     runners: list[MLXRunner] = []
 
     def make(path: Path, **options: Any) -> MLXRunner:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        runners.append(MLXRunner(path, config, **options))
+        runners.append(MLXRunner(files_of(path), **options))
         return runners[-1]
 
     yield make

@@ -14,7 +14,10 @@ from support.isolation import make_cache
 from support.planting import COMMIT_A, plant, plant_tiny
 
 NAMES = ("org/tiny", "mlx-community/other")
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md")
+FILES = (
+    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "chat_template.jinja",
+    "special_tokens_map.json", "generation_config.json",
+)  # fmt: skip
 INDEX = "model.safetensors.index.json"
 
 places = st.sampled_from([
@@ -105,6 +108,7 @@ def test_every_command_answers_whatever_the_cache_holds(steps: list[tuple[str, s
         for words in (
             ["list"], ["health"], ["health", "--deep"], ["show", "org/tiny"], ["show", "org/tiny", "--files"],
             ["show", "org/tiny", "--config"], ["list", "tiny"], ["rm", "org/tiny", "--dry-run"], ["rm", "mlx-community/other"],
+            ["run", "org/tiny", "hi", "--max-tokens", "2", "--temperature", "0"],
         ):  # fmt: skip
             answer = call(*words, "--json", env=cache.env)
             assert answer.code in (0, 1), (words, answer)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,23 @@ def test_giving_up_half_way_ends_the_threads(tmp_path: Path) -> None:
     next(checking)
     checking.close()
     assert list(checking) == []
+
+
+BROKEN_HASHING = """
+import hashlib, sys
+def refuse(*args, **options):
+    raise ValueError("this hash is switched off")
+hashlib.sha256 = refuse
+from mlxk2.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_hash_that_cannot_be_computed_is_an_error_and_no_endless_wait(isolated_cache: IsolatedCache) -> None:
+    build.Repo(isolated_cache.hub, NAME).snapshot(build.sharded_model(shards=9))
+    command = [sys.executable, "-c", BROKEN_HASHING, "health", "--deep", "--json"]
+    environment = {**os.environ, **isolated_cache.env}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "this hash is switched off" in json.loads(done.stdout)["error"]["message"]
+    assert done.stderr == ""

@@ -6,10 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +25,7 @@ from support.greedy import greedy_ids
 from support.safetensors_reader import multiplied_out, read_safetensors
 from support.tiny_model import write_safetensors
 
-from mlxk2.errors import InvalidSource
-from mlxk2.operations.convert import ConvertOptions, execute, plan
+from mlxk2.operations.convert import ConvertPlan, ConvertRequest, execute, plan
 
 pytestmark = pytest.mark.mlx_real
 PLAIN = ("--dequantize", "--dtype", "float32")
@@ -55,6 +51,10 @@ def refused(source: Path, target: Path, *flags: str) -> dict[str, Any]:
     assert (sorted(os.listdir(target.parent)) if target.parent.is_dir() else None) == before
     error: dict[str, Any] = result.error
     return error
+
+
+def planned(source: Path, target: Path) -> ConvertPlan:
+    return plan(ConvertRequest("m.gguf", source, "out", target))
 
 
 def read_json(path: Path) -> Any:
@@ -337,62 +337,8 @@ def huge_gguf(path: Path, rows: int, columns: int) -> Path:
     return path
 
 
-def test_a_source_that_shrinks_meanwhile_leaves_nothing(tmp_path: Path) -> None:
-    source = tiny_gguf(tmp_path / "m.gguf")
-    chosen = plan("m.gguf", source, tmp_path / "a" / "out", ConvertOptions())
-    os.truncate(source, source.stat().st_size - 4096)
-    with pytest.raises(InvalidSource, match="while it was being read"):
-        list(execute(chosen))
-    assert os.listdir(tmp_path) == ["m.gguf"]
-
-
-def test_a_target_that_is_filled_meanwhile_is_not_touched(tmp_path: Path) -> None:
-    steps = execute(plan("m.gguf", tiny_gguf(tmp_path / "m.gguf"), tmp_path / "out", ConvertOptions()))
-    next(steps)
-    next(steps)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("keep", encoding="utf-8")
-    with pytest.raises(Exception, match="filled by somebody else"):
-        list(steps)
-    assert sorted(os.listdir(tmp_path)) == ["m.gguf", "out"]
-    assert os.listdir(tmp_path / "out") == ["mine"]
-
-
-def test_an_interrupt_between_two_tensors_leaves_nothing(tmp_path: Path) -> None:
-    steps = execute(plan("m.gguf", tiny_gguf(tmp_path / "m.gguf"), tmp_path / "out", ConvertOptions()))
-    for _ in range(4):
-        next(steps)
-    assert len(os.listdir(tmp_path)) == 2
-    with pytest.raises(KeyboardInterrupt):
-        steps.throw(KeyboardInterrupt())
-    assert os.listdir(tmp_path) == ["m.gguf"]
-
-
-def test_ctrl_c_leaves_nothing_and_exits_130(tmp_path: Path) -> None:
-    source = huge_gguf(tmp_path / "m.gguf", rows=200_000, columns=512)
-    command = [
-        sys.executable,
-        "-m",
-        "mlxk2",
-        "convert",
-        str(source),
-        str(tmp_path / "out"),
-        "--dtype",
-        "float16",
-        "--json",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and len(os.listdir(tmp_path)) < 2:
-            pass
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert json.loads(out)["error"]["type"] == "interrupted"
-    assert os.listdir(tmp_path) == ["m.gguf"]
-
-
 def test_progress_ends_with_all_bytes(tmp_path: Path) -> None:
-    chosen = plan("m.gguf", tiny_gguf(tmp_path / "m.gguf"), tmp_path / "out", ConvertOptions())
+    chosen = planned(tiny_gguf(tmp_path / "m.gguf"), tmp_path / "out")
     _, *events = execute(chosen)
     assert (events[-1].done, events[-1].total, events[-1].unit) == (chosen.size_bytes, chosen.size_bytes, "bytes")  # type: ignore[union-attr]
     assert [event.done for event in events] == sorted(event.done for event in events)  # type: ignore[union-attr]

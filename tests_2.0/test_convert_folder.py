@@ -163,6 +163,17 @@ def test_a_folder_with_one_gguf_is_that_gguf_and_with_several_a_question(tmp_pat
 
 
 def test_a_source_that_is_not_there(tmp_path: Path, isolated_cache: IsolatedCache) -> None:
-    assert convert("none.gguf", tmp_path / "out", env=isolated_cache.env).code == 2
-    missing = convert("./none", tmp_path / "out", env=isolated_cache.env)
-    assert missing.error["type"] == "model_not_found"
+    for source in ("none.gguf", "./none"):
+        missing = convert(source, tmp_path / "out", env=isolated_cache.env)
+        assert (missing.code, missing.error["type"]) == (1, "model_not_found")
+
+
+def test_a_target_without_a_name_is_not_this_folder(tmp_path: Path, isolated_cache: IsolatedCache) -> None:
+    assert convert("none.gguf", "", env=isolated_cache.env).error["message"] == "the target has no name"
+
+
+def test_a_source_that_is_no_file(tmp_path: Path, isolated_cache: IsolatedCache) -> None:
+    os.mkfifo(tmp_path / "fifo.gguf")
+    for source in (tmp_path / "fifo.gguf", "/dev/null"):
+        refused = convert(str(source), tmp_path / "out", env=isolated_cache.env)
+        assert (refused.code, refused.error["type"]) == (1, "invalid_source")

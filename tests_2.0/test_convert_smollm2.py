@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from support.call import call
-from support.gguf_builder import byte_alphabet
 from support.greedy import greedy_ids
 from support.smollm2 import smollm2, smollm2_gguf
+from support.tiny_model import byte_alphabet
 from tokenizers import Tokenizer
 
 from mlxk2.inspection.gguf import read_gguf

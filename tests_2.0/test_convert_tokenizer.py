@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from support.call import call
-from support.gguf_builder import BPE_SPECIALS, TinyGguf, byte_alphabet, tiny_gguf
+from support.gguf_builder import BPE_SPECIALS, TinyGguf, tiny_gguf
+from support.tiny_model import byte_alphabet
 from tokenizers import Tokenizer
 
 pytestmark = pytest.mark.mlx_real
@@ -112,7 +113,7 @@ PIECES = {
 def test_text_is_cut_by_the_rules_of_its_kind(tmp_path: Path, pre: str) -> None:
     tokenizer = built(tmp_path, TinyGguf(pre=pre))
     cut = tokenizer.pre_tokenizer.pre_tokenize_str("a 2024 don't X'LL   end\n\nx")
-    alphabet = {stand_in: byte for byte, stand_in in enumerate(byte_alphabet())}
+    alphabet = {stand_in: byte for byte, stand_in in byte_alphabet().items()}
     assert [bytes(alphabet[char] for char in piece).decode() for piece, _ in cut] == PIECES[pre]
 
 

@@ -33,8 +33,8 @@ FAULTS: list[tuple[Callable[[Path], object], str | None]] = [
     (lambda f: build.loop(f / "config.json"), "config.json missing"),
     (lambda f: build.fifo(f / "model.safetensors"), "No model weights found"),
     (lambda f: build.folder_instead(f / "model.safetensors"), "No model weights found"),
-    (lambda f: build.fifo(f / "README.md"), None),
-    (lambda f: build.fifo(f / "tokenizer_config.json"), None),
+    (lambda f: build.fifo(f / "README.md"), "Not regular files: README.md"),
+    (lambda f: build.fifo(f / "tokenizer_config.json"), "Not regular files: tokenizer_config.json"),
     (lambda f: build.replace(f / "README.md", b"---\n" + b"\xff\x00" * 9000), None),
     (lambda f: build.replace(f / "config.json", b'{"n": ' + b"9" * 10_000 + b"}"), "config.json contains invalid JSON"),
     (undecodable_name, "Partial download marker detected"),
@@ -96,6 +96,20 @@ def test_folder_states_have_their_words(isolated_cache: IsolatedCache) -> None:
         "org/no-files": "config.json missing",
         "org/no-snapshots": "No snapshots found",
     }
+
+
+def test_folders_at_the_end_of_a_link_are_revisions_only_by_their_names(
+    isolated_cache: IsolatedCache, tmp_path: Path
+) -> None:
+    moved = build.Repo(isolated_cache.hub, GOOD).snapshot(build.chat_model()).parent
+    other = build.Repo(isolated_cache.hub, BAD).snapshot(build.chat_model()).parent
+    moved.rename(tmp_path / "moved")
+    moved.symlink_to(tmp_path / "moved")
+    other.rename(tmp_path / "other")
+    other.symlink_to(tmp_path)
+    good, bad = call("list", "--json", env=isolated_cache.env).data["models"]
+    assert (good["name"], good["hash"]) == (GOOD, next((tmp_path / "moved").iterdir()).name)
+    assert (bad["name"], bad["reason"], bad["size_bytes"]) == (BAD, "No snapshots found", 0)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -15,13 +15,15 @@ pytestmark = pytest.mark.mlx_real
 ASK = """
 import json, sys
 from pathlib import Path
+from mlxk2.inspection.files import ModelFiles
+from mlxk2.store.model_ref import WORKSPACE, ModelRef
 from mlxk2.runner.request import GenerationRequest, Message, Sampling
 from mlxk2.runner.runner import MLXRunner
 
 folder, fast = Path(sys.argv[1]), sys.argv[2] == "fast"
-config = json.loads((folder / "config.json").read_text())
+files = ModelFiles.read(ModelRef("m", folder, None, WORKSPACE))
 answers = []
-with MLXRunner(folder, config, fast_start=fast) as runner:
+with MLXRunner(files, fast_start=fast) as runner:
     for request in (
         GenerationRequest(messages=(Message("system", "Be <b>kind</b>."), Message("user", "hi 🦊  naïve\\n"))),
         GenerationRequest(prompt="Once upon a time, the"),
@@ -87,12 +89,11 @@ def test_a_template_file_is_read_the_same_way(tmp_path):
 AFTER = """
 import sys
 from mlxk2.runner import fast_start
-stand_ins = fast_start.install(True)
-assert stand_ins is not None and fast_start.install(True) is None
+stand_ins = fast_start.install()
+assert stand_ins is not None and fast_start.install() is None
 import mlx_lm.utils
 assert "transformers.models" not in sys.modules
 assert fast_start.withdraw() and not fast_start.withdraw()
-assert fast_start.install(False) is None
 import mlx_lm, transformers, huggingface_hub
 assert callable(mlx_lm.load) and callable(transformers.AutoTokenizer.from_pretrained)
 assert callable(huggingface_hub.snapshot_download)
@@ -110,7 +111,7 @@ LIMITS = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
 from mlxk2.runner import fast_start, mlx_backend
-fast_start.install(True)
+fast_start.install()
 mlx_backend._import_mlx_lm()
 print(resource.getrlimit(resource.RLIMIT_NOFILE))
 """

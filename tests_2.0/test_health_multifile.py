@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,18 @@ SINGLE_FAULTS = [
         write("model.safetensors", build.raw_safetensors({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(9))),
         "Corrupt weight files: model.safetensors",
     ),
+    (
+        write("model.safetensors", build.raw_safetensors({"w": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}})),
+        "Corrupt weight files: model.safetensors",
+    ),
+    (
+        write("model.safetensors", build.raw_safetensors({"w": {"dtype": "??", "shape": [1] * 65, "data_offsets": [0, 4]}}, bytes(4))),
+        "Corrupt weight files: model.safetensors",
+    ),
+    (
+        write("model.safetensors", build.raw_safetensors({"w": {"dtype": "??", "shape": [], "data_offsets": [0, 2**64]}})),
+        "Corrupt weight files: model.safetensors",
+    ),
     (write("model.safetensors", build.lfs_pointer()), "LFS pointers instead of files: model.safetensors"),
 ]  # fmt: skip
 
@@ -132,6 +145,15 @@ SINGLE_FAULTS = [
 def test_fault_of_a_single_weight_file(fault: Break, reason: str, isolated_cache: IsolatedCache) -> None:
     fault(plant(isolated_cache, build.chat_model()))
     assert health(isolated_cache)["reason"] == reason
+
+
+def test_a_shape_of_many_huge_numbers_costs_no_time(isolated_cache: IsolatedCache) -> None:
+    header = {"w": {"dtype": "F32", "shape": [9 * 10**17] * 125_000, "data_offsets": [0, 4]}}
+    snapshot = plant(isolated_cache, build.chat_model())
+    build.replace(snapshot / "model.safetensors", build.raw_safetensors(header, bytes(4)))
+    before = time.process_time()
+    assert health(isolated_cache)["reason"] == "Corrupt weight files: model.safetensors"
+    assert time.process_time() - before < 5
 
 
 def test_truncated_file_is_told_with_both_lengths(isolated_cache: IsolatedCache) -> None:
@@ -149,7 +171,8 @@ def test_shard_name_that_leaves_the_folder_is_a_finding_and_never_opened(isolate
     names = {"a": "../outside.safetensors", "b": "/etc/passwd", "c": "x\0y", "d": SHARD_1}
     build.replace(snapshot / INDEX, build.as_json({"weight_map": names}))
     findings = health(isolated_cache)["findings"]
-    assert [finding["code"] for finding in findings] == ["index_unsafe_shard"]  # type: ignore[index,attr-defined]
+    message = "Missing weight shards: ../outside.safetensors, /etc/passwd, x\ufffdy"
+    assert findings == [{"code": "index_unsafe_shard", "message": message, "path": INDEX}]
 
 
 def test_dangling_link_is_named_even_where_another_reason_comes_first(isolated_cache: IsolatedCache) -> None:

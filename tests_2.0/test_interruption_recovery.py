@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
 from conftest_runner import chat, drain
+from support.call import checked
 from support.tiny_model import TinyOptions, scripted_model
 
 from mlxk2.events import Delta, Finished
@@ -83,7 +83,36 @@ def test_the_operation_returns_the_partial_result(tmp_path):
     assert isinstance(rest[-1], Finished)
 
 
-# Presses Ctrl-C once the main thread has been seen decoding for a while: with --json nothing tells from outside.
+def plan_of(tmp_path):
+    path = scripted_model(tmp_path / "m", pieces=PIECES)
+    return prepare(ModelRef("./m", path, None, WORKSPACE), RunOptions("hi", None, Sampling(temperature=0)))
+
+
+def test_an_interrupt_after_the_last_token_loses_nothing(tmp_path):
+    steps = run_model(plan_of(tmp_path))
+    while not isinstance(next(steps), Finished):
+        pass
+    with pytest.raises(StopIteration) as end:
+        steps.throw(KeyboardInterrupt())
+    assert (end.value.value.response, end.value.value.finish_reason) == ("".join(PIECES), "stop")
+
+
+def test_an_interrupt_while_the_model_is_put_away_loses_nothing(tmp_path, monkeypatch):
+    steps = run_model(plan_of(tmp_path))
+    while not isinstance(next(steps), Finished):
+        pass
+
+    def press(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gc.collect", press)
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    monkeypatch.undo()
+    assert (end.value.value.response, end.value.value.finish_reason) == ("".join(PIECES), "stop")
+
+
+# Presses Ctrl-C once the main thread has been seen with text for a while: with --json nothing tells from outside.
 CHILD = """
 import os, signal, sys, threading
 from mlxk2.cli import main
@@ -93,9 +122,9 @@ def press(main_thread, never):
     while seen < 200:
         never.wait(0.001)
         frame = sys._current_frames()[main_thread]
-        while frame is not None and frame.f_code.co_name != "generate_step":
+        while frame is not None and frame.f_code.co_name != "drain":
             frame = frame.f_back
-        seen += frame is not None
+        seen += frame is not None and type(frame.f_locals.get("event")).__name__ == "Delta"
     os.kill(os.getpid(), signal.SIGINT)
 
 threading.Thread(target=press, args=(threading.main_thread().ident, threading.Event()), daemon=True).start()
@@ -113,8 +142,8 @@ def test_a_real_signal_ends_the_process_with_130_and_keeps_the_text(tmp_path, is
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     if "--json" in flags:
-        answer = json.loads(done.stdout)
-        assert (answer["status"], answer["error"]["type"]) == ("error", "interrupted")
+        answer = checked(done.stdout, done.returncode)
+        assert answer["error"]["type"] == "interrupted"
         assert answer["data"]["finish_reason"] == "interrupted"
         assert answer["data"]["response"].startswith("again and")
     else:

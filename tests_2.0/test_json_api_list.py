@@ -80,12 +80,6 @@ def test_flags_for_people_do_not_change_the_answer(isolated_cache: IsolatedCache
     assert models(isolated_cache, flag) == models(isolated_cache)
 
 
-def test_json_is_accepted_before_the_verb(isolated_cache: IsolatedCache) -> None:
-    plant(isolated_cache.hub, "org/m")
-    before = call("--json", "list", env=isolated_cache.env)
-    assert before.data == call("list", "--json", env=isolated_cache.env).data
-
-
 def test_hf_hub_cache_goes_before_hf_home(isolated_cache: IsolatedCache, tmp_path: Path) -> None:
     plant(isolated_cache.hub, "org/a")
     plant(tmp_path / "other", "org/b")

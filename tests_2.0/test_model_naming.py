@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,37 @@ def test_a_text_means_one_model(isolated_cache: IsolatedCache, asked: str, found
     for name in ("org/model", "mlx-community/phi", "mlx-community/phi-Instruct", "gpt2"):
         plant(isolated_cache.hub, name)
     assert call("show", asked, "--json", env=isolated_cache.env).data["model"]["name"] == found
+
+
+def documented_examples() -> list[tuple[str, str]]:
+    document = Path(__file__).resolve().parent.parent / "docs" / "model-naming-specification.md"
+    return re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", document.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_table_of_the_specification_is_true(
+    isolated_cache: IsolatedCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "mlx-community/phi",
+        "mlx-community/phi-Instruct",
+        "org/A-Instruct",
+        "a/llama-8b",
+        "b/Llama-70b",
+        "gpt2",
+    ):
+        plant(isolated_cache.hub, name)
+    plant(isolated_cache.hub, "other/qwen", COMMIT_B)
+    here = tmp_path / "workspaces"
+    (here / "my-model").mkdir(parents=True)
+    (here / "my-model" / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(here)
+    env = {**isolated_cache.env, "MLXK2_WORKSPACE_HOME": str(here)}
+    found = []
+    for asked, _ in documented_examples():
+        answer = call("show", asked, "--json", env=env)
+        found.append((asked, answer.error["type"] if answer.code else answer.data["model"]["name"]))
+    assert len(found) > 15
+    assert found == documented_examples()
 
 
 def test_a_full_name_is_never_fuzzy(isolated_cache: IsolatedCache) -> None:

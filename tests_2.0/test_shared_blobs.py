@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from support.cache_builder import Repo
 from support.call import call
 from support.isolation import IsolatedCache
+from support.planting import COMMIT_A
 
 PAYLOAD = "c3" * 32
-COMMIT = "a1" * 20
 
 
 @pytest.fixture
@@ -26,12 +27,10 @@ def store(isolated_cache: IsolatedCache) -> Path:
 
 def link_model(cache: IsolatedCache, store: Path, name: str, listed: bool = True) -> None:
     """Make a model whose only weight file is a link to the shared payload."""
-    repo = cache.hub / f"models--{name}"
-    snapshot = repo / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (repo / "blobs").mkdir()
-    (repo / "blobs" / "etag").symlink_to(f"../../blobs/{PAYLOAD[:2]}/{PAYLOAD}")
-    (snapshot / "model.safetensors").symlink_to("../../blobs/etag")
+    repo = Repo(cache.hub, name)
+    blob = repo.path / "blobs" / "etag"
+    repo.link(blob, payload(store))
+    repo.link(repo.snapshot({}, COMMIT_A, ref=None) / "model.safetensors", blob)
     if listed:
         with (store / PAYLOAD[:2] / f"{PAYLOAD}.refs").open("a", encoding="ascii") as refs:
             refs.write(f"models--{name}/blobs/etag\n")
@@ -54,7 +53,7 @@ def test_a_payload_that_another_model_uses_stays(isolated_cache: IsolatedCache, 
         link_model(isolated_cache, store, name)
     assert call("rm", "one", "--json", env=isolated_cache.env).data["freed_bytes"] == 0
     assert payload(store).read_bytes() == b"x" * 1000
-    assert (isolated_cache.hub / "models--two/snapshots" / COMMIT / "model.safetensors").stat().st_size == 1000
+    assert (isolated_cache.hub / "models--two/snapshots" / COMMIT_A / "model.safetensors").stat().st_size == 1000
     assert call("rm", "two", "--json", env=isolated_cache.env).data["freed_bytes"] == 1000
     assert not payload(store).exists()
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.isolation import SENTINEL, IsolatedCache
+from support import cache_builder as build
+from support.isolation import IsolatedCache
+
+from mlxk2.store.layout import SENTINEL_NAME, repo_folder
 
 HEAVY = (
     "mlx", "mlx_lm", "numpy", "transformers", "huggingface_hub", "tokenizers", "jinja2", "rich", "asyncio", "typer", "yaml",
@@ -29,20 +31,12 @@ with open(report, "w") as file:
 """
 
 NAME = "mlx-community/tiny-Instruct"
-HEADER = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 
 
 @pytest.fixture
 def one_model(isolated_cache: IsolatedCache) -> IsolatedCache:
     """A cache with one sound model, so that the commands go all the way."""
-    snapshot = isolated_cache.hub / "models--mlx-community--tiny-Instruct" / "snapshots" / ("a" * 40)
-    snapshot.mkdir(parents=True)
-    config = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    (snapshot / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (snapshot / "tokenizer.json").write_text("{}", encoding="utf-8")
-    (snapshot / "tokenizer_config.json").write_text('{"chat_template": "x"}', encoding="utf-8")
-    (snapshot / "README.md").write_text("---\ntags:\n- mlx\n---\n", encoding="utf-8")
-    (snapshot / "model.safetensors").write_bytes(len(HEADER).to_bytes(8, "little") + HEADER + bytes(8))
+    build.Repo(isolated_cache.hub, NAME).snapshot(build.chat_model())
     return isolated_cache
 
 
@@ -89,6 +83,6 @@ def test_the_probe_sees_what_is_loaded(one_model: IsolatedCache, tmp_path: Path)
 
 def test_the_sentinel_is_a_model_of_the_cache_but_not_of_the_list(one_model: IsolatedCache, tmp_path: Path) -> None:
     """So that the deletions above ran against a cache that the safety switch accepted."""
-    assert (one_model.hub / f"models--{SENTINEL}").is_dir()
+    assert (one_model.hub / repo_folder(SENTINEL_NAME)).is_dir()
     modules_loaded_by(("rm", NAME, "--force", "--json"), one_model, tmp_path / "modules")
-    assert not (one_model.hub / "models--mlx-community--tiny-Instruct").exists()
+    assert not (one_model.hub / repo_folder(NAME)).exists()

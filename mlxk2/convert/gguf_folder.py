@@ -58,7 +58,7 @@ def plan_gguf(path: Path, dtype: str | None, quantized_dtype: str, *, dequantize
 def write_texts(plan: GgufPlan, folder: Path) -> None:
     """Write config, tokenizer, chat template, generation config and README."""
     _write_json(folder / "config.json", plan.config)
-    plan.tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(plan.tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
     _write_json(folder / "tokenizer_config.json", plan.tokenizer.config)
     _write_json(folder / "generation_config.json", _ids(plan.tokenizer))
     if plan.tokenizer.chat_template is not None:

@@ -15,6 +15,8 @@ from mlxk2.convert.gguf_metadata import Metadata
 from mlxk2.errors import UnsupportedFormat
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+# Longer pieces are runs of one character; cutting a megabyte at every place would never end.
+MAX_PIECE = 512
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -221,10 +223,6 @@ def _merges_from_scores(meta: Metadata, vocabulary: Vocabulary, ids: dict[str, i
                 ranked.append((-scores[number], number, left, right))
     ranked.sort()
     return [(vocabulary.tokens[left], vocabulary.tokens[right]) for _, _, left, right in ranked]
-
-
-# Longer pieces are runs of one character; cutting a megabyte at every place would never end.
-MAX_PIECE = 512
 
 
 def _add_specials(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:

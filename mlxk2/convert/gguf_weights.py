@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mlxk2.convert.change import DTYPE_BYTES
 from mlxk2.convert.gguf_config import ROPE_FACTORS
 from mlxk2.errors import InvalidSource, UnsupportedFormat
 from mlxk2.inspection.gguf import GgufFile, GgufTensor
@@ -15,7 +16,6 @@ from mlxk2.inspection.gguf import GgufFile, GgufTensor
 GROUP_SIZE = 32
 BITS = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
 FLOAT_TYPES = ("F32", "F16")
-DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 # Rotary frequencies and masks that older exporters wrote; MLX computes them itself.
 _NOT_NEEDED = (ROPE_FACTORS,)
 

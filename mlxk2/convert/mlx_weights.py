@@ -9,7 +9,6 @@ import importlib
 import inspect
 import io
 import json
-import resource
 from collections.abc import Generator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -19,13 +18,16 @@ from typing import Any, BinaryIO
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
 
+from mlxk2.convert.change import DTYPES, WeightChange
 from mlxk2.convert.gguf_weights import GROUP_SIZE, Weight
 from mlxk2.errors import DependencyMissing, IncompatibleModel, InvalidSource, UsageError
 from mlxk2.events import Event, Progress
-from mlxk2.runner import fast_start
+from mlxk2.inspection.weights import SAFETENSORS_INDEX
+from mlxk2.runner import fast_start as stand_ins
+from mlxk2.runner.mlx_backend import file_limit_kept, translated
 
 MAX_SHARD_BYTES = 5 * 10**9
-_DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+_DTYPES = {name: getattr(mx, name) for name in DTYPES}
 _FORMAT = {"format": "mlx"}
 
 
@@ -48,7 +50,7 @@ def write_gguf(path: Path, weights: tuple[Weight, ...], folder: Path, dtype: str
             places.update(dict.fromkeys(arrays, name))
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+        (folder / SAFETENSORS_INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
     return len(places)
 
 
@@ -130,16 +132,6 @@ def preferred_dtype() -> str:
 
 
 @dataclass(frozen=True)
-class FolderJob:
-    """What a folder's weights become. `bits` None: not quantized; `dtype` None: as they are."""
-
-    bits: int | None
-    group_size: int
-    dtype: str | None
-    dequantize: bool
-
-
-@dataclass(frozen=True)
 class FolderWeights:
     """What was written of a folder: mlx-lm's config, and the number and the commonest float type of the arrays."""
 
@@ -148,56 +140,58 @@ class FolderWeights:
     dtype: str | None
 
 
-def write_folder(source: Path, folder: Path, job: FolderJob) -> FolderWeights:
+def write_folder(source: Path, folder: Path, change: WeightChange, *, fast_start: bool) -> FolderWeights:
     """Load a model folder through mlx-lm, change its weights and save them into `folder`.
 
     Raises: IncompatibleModel with mlx-lm's words; UsageError where a group size does not divide a weight's rows.
     """
-    stand_ins = fast_start.install(True)
+    installed = stand_ins.install() if fast_start else None
     try:
-        utils = _import_utils()
-        model, config = _load(utils, source)
-        if job.dequantize:
-            model = utils.dequantize_model(model)
-            config.pop("quantization", None)
-            config.pop("quantization_config", None)
-        _cast(model, job.dtype)
-        if job.bits is not None:
-            _check_groups(model, job.group_size)
-            # mlx-lm prints how many bits a weight takes.
-            with redirect_stdout(io.StringIO()):
-                model, config = utils.quantize_model(model, config, group_size=job.group_size, bits=job.bits)
+        utils, model, config = _load(source)
+        with translated("mlx-lm cannot change the weights", IncompatibleModel):
+            model, config = _changed(utils, model, config, change)
         arrays = dict(tree_flatten(model.parameters()))
         dtype, count = _float_type(arrays), len(arrays)
         del arrays
         utils.save_model(folder, model, donate_model=True)
         return FolderWeights(config, count, dtype)
     finally:
-        if stand_ins is not None:
-            stand_ins.remove()
+        if installed is not None:
+            installed.remove()
 
 
-def _import_utils() -> Any:
-    """Import mlx-lm's loader without letting it lower the process's limit of open files."""
-    original = resource.setrlimit
-    resource.setrlimit = lambda *_args: None  # type: ignore[assignment]
+def _load(source: Path) -> tuple[Any, Any, dict[str, Any]]:
     try:
-        return importlib.import_module("mlx_lm.utils")
-    except ImportError as error:
-        raise DependencyMissing(f"mlx-lm cannot be imported: {error}", hint="pip install mlx-lm") from error
-    finally:
-        resource.setrlimit = original
+        return _load_once(source)
+    except (DependencyMissing, IncompatibleModel):
+        # mlx-lm, or the model's module, may need what the stand-ins only stand for.
+        if not stand_ins.withdraw():
+            raise
+        return _load_once(source)
 
 
-def _load(utils: Any, source: Path) -> tuple[Any, dict[str, Any]]:
+def _load_once(source: Path) -> tuple[Any, Any, dict[str, Any]]:
+    with translated("mlx-lm cannot be imported", DependencyMissing), file_limit_kept():
+        utils = importlib.import_module("mlx_lm.utils")
     takes = inspect.signature(utils.load_model).parameters
     options = {"trust_remote_code": False} if "trust_remote_code" in takes else {}
-    try:
+    with translated("mlx-lm cannot load the source", IncompatibleModel):
         loaded = utils.load_model(source, lazy=True, **options)
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, SystemExit) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise IncompatibleModel(f"mlx-lm cannot load the source: {reason}", detail=str(error)) from error
-    return loaded[0], dict(loaded[1])
+        return utils, loaded[0], dict(loaded[1])
+
+
+def _changed(utils: Any, model: Any, config: dict[str, Any], change: WeightChange) -> tuple[Any, dict[str, Any]]:
+    if change.dequantize:
+        model = utils.dequantize_model(model)
+        config.pop("quantization", None)
+        config.pop("quantization_config", None)
+    _cast(model, change.dtype)
+    if change.bits is not None:
+        _check_groups(model, change.group_size)
+        # mlx-lm prints how many bits a weight takes.
+        with redirect_stdout(io.StringIO()):
+            model, config = utils.quantize_model(model, config, group_size=change.group_size, bits=change.bits)
+    return model, config
 
 
 def _cast(model: Any, dtype: str | None) -> None:

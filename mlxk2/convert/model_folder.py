@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxk2.errors import IncompatibleModel, ModelUnhealthy, UnsupportedFormat, UsageError
-from mlxk2.inspection.describe import Inspection, inspect_model
-from mlxk2.store.model_ref import ModelRef
+from mlxk2.convert.change import DTYPE_BYTES, WeightChange
+from mlxk2.errors import (
+    DependencyMissing,
+    IncompatibleModel,
+    InvalidSource,
+    ModelUnhealthy,
+    UnsupportedFormat,
+    UsageError,
+)
+from mlxk2.inspection.describe import inspect_model
+from mlxk2.inspection.files import ModelFiles
+from mlxk2.inspection.framework import MLX, PYTORCH
+from mlxk2.inspection.runtime import NOT_INSTALLED, runtime_problem
+from mlxk2.store.model_ref import CACHE, ModelRef
+from mlxk2.store.shared_blobs import STORE_FOLDER
 
 # Never code: what runs must come from an installed package.
 _GOES_ALONG = (
@@ -34,96 +47,122 @@ _GOES_ALONG = (
     "LICENSE.md",
     "NOTICE",
 )
+# What only code of the folder could use.
 _CODE_KEYS = ("model_file", "auto_map")
-_FLOAT_BITS = 16
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A sound model folder. `size_bytes`: what its files take."""
+    """A sound model folder. `size_bytes`: what its files take; `along`: name and true path of what is copied as it is."""
 
     ref: ModelRef
-    path: Path
     config: dict[str, Any]
     framework: str
     size_bytes: int
     parameters: int | None
+    along: tuple[tuple[str, str], ...]
 
     @property
     def source_format(self) -> str:
-        return "mlx" if self.framework == "MLX" else "safetensors"
+        return "mlx" if self.framework == MLX else "safetensors"
 
     @property
-    def quantization(self) -> dict[str, Any] | None:
-        """What the config says about quantized weights, in whichever dialect."""
-        for key in ("quantization", "quantization_config"):
-            if isinstance(self.config.get(key), dict):
-                described: dict[str, Any] = self.config[key]
-                return described
-        return None
+    def is_quantized(self) -> bool:
+        """Tell whether the config speaks of quantized weights, in whichever dialect."""
+        return any(isinstance(self.config.get(key), dict) for key in ("quantization", "quantization_config"))
 
-    def size_with(self, bits: int | None, group_size: int, dtype: str | None, *, dequantize: bool) -> int:
-        """Estimate the bytes of the weights after a change; never less than what will be written, within headers."""
-        if self.parameters is None:
-            return self.size_bytes
-        plain = 32 if dtype == "float32" else _FLOAT_BITS
-        if bits is not None:
-            return int(self.parameters * (bits + 2 * plain / group_size)) // 8
-        return max(self.parameters * plain // 8, 0 if dequantize else self.size_bytes)
+
+@dataclass(frozen=True)
+class FolderJob:
+    """A model folder and what is to become of it."""
+
+    source: FolderSource
+    change: WeightChange
+    fast_start: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """Estimate the bytes of the weights; never less than what will be written, within headers."""
+        parameters, change = self.source.parameters, self.change
+        if parameters is None:
+            return self.source.size_bytes
+        plain_bits = 8 * DTYPE_BYTES[change.dtype or "float16"]
+        if change.bits is not None:
+            return int(parameters * (change.bits + 2 * plain_bits / change.group_size)) // 8
+        return max(parameters * plain_bits // 8, 0 if change.dequantize else self.source.size_bytes)
 
 
 def inspect_folder(ref: ModelRef) -> FolderSource:
     """Read a folder and refuse what cannot, or must not, be loaded.
 
-    Raises: ModelUnhealthy, IncompatibleModel, UnsupportedFormat.
+    Raises: ModelUnhealthy, IncompatibleModel, UnsupportedFormat, DependencyMissing, InvalidSource.
     """
     inspection = inspect_model(ref)
-    info = inspection.info
+    info, files = inspection.info, inspection.files
     if inspection.findings or info.health != "healthy":
         raise ModelUnhealthy(
             f"{ref.name} is not sound: {info.reason}", hint=f"mlxk2 health {ref.name} --verbose tells more"
         )
-    config = inspection.files.config or {}
-    code = [key for key in _CODE_KEYS if config.get(key)]
-    if "model_file" in code:
-        raise IncompatibleModel(
-            f"{ref.name} wants to run code of its own ('model_file')", hint="choose a model that mlx-lm itself knows"
-        )
-    if info.framework not in ("MLX", "PyTorch") or not _has_safetensors(inspection):
+    if info.framework not in (MLX, PYTORCH) or not any(e.name.endswith(".safetensors") for e in files.entries):
         raise UnsupportedFormat(
             f"{ref.name} holds no safetensors weights", hint="convert takes GGUF files and folders of safetensors"
         )
-    return FolderSource(ref, ref.path, config, info.framework, info.size_bytes, info.parameters)
+    # Whatever framework the weights come from, mlx-lm is to load them.
+    problem = runtime_problem(files, MLX)
+    if problem == NOT_INSTALLED:
+        raise DependencyMissing(problem, hint="pip install mlx-lm")
+    if problem is not None:
+        raise IncompatibleModel(f"{ref.name}: {problem}", hint="choose a model that the installed mlx-lm knows")
+    return FolderSource(ref, files.config or {}, info.framework, info.size_bytes, info.parameters, tuple(_along(files)))
 
 
 def only_gguf(ref: ModelRef) -> Path | None:
     """Find the GGUF file of a folder that holds nothing else to convert. Raises: UsageError where there are several."""
-    names = sorted(os.listdir(ref.path)) if ref.problem is None and ref.path.is_dir() else []
-    if any(name.endswith(".safetensors") for name in names):
+    entries = [entry for entry in ModelFiles.read(ref).entries if "/" not in entry.name]
+    if any(entry.name.endswith(".safetensors") for entry in entries):
         return None
-    files = [name for name in names if name.lower().endswith(".gguf")]
+    files = [e for e in entries if e.name.lower().endswith(".gguf") and e.size_bytes is not None]
     if len(files) > 1:
         raise UsageError(
-            f"{ref.name} holds {len(files)} GGUF files: {', '.join(files[:5])}",
+            f"{ref.name} holds {len(files)} GGUF files: {', '.join(entry.name for entry in files[:5])}",
             hint="name one: mlxk2 convert PATH/FILE",
         )
-    return ref.path / files[0] if files else None
+    return Path(files[0].path) if files else None
 
 
-def copy_along(source: Path, folder: Path, config: dict[str, Any], original: dict[str, Any]) -> None:
+def copy_along(source: FolderSource, folder: Path, config: dict[str, Any]) -> None:
     """Write the config and copy the files beside the weights; links become files, code stays behind."""
-    if "eos_token_id" in original:
+    if "eos_token_id" in source.config:
         # mlx-lm overwrites the config's own ids with those of the generation config.
-        config["eos_token_id"] = original["eos_token_id"]
+        config["eos_token_id"] = source.config["eos_token_id"]
     for key in ("_name_or_path", "vision_config", *_CODE_KEYS):
         config.pop(key, None)
     if "quantization" in config:
         config["quantization_config"] = config["quantization"]
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
+    for name, path in source.along:
+        shutil.copyfile(path, folder / name)
+
+
+def _along(files: ModelFiles) -> Iterator[tuple[str, str]]:
+    """List what is copied as it is. Raises: InvalidSource for a link that would bring in a file from elsewhere."""
+    allowed = _own_places(files.ref)
     for name in _GOES_ALONG:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        entry = files.by_name.get(name)
+        if entry is None or entry.size_bytes is None:
+            continue
+        path = os.path.realpath(entry.path)
+        if not any(path.startswith(place + os.sep) for place in allowed):
+            raise InvalidSource(
+                f"{files.ref.name}: '{name}' is a link that leads out of the model",
+                hint="put the file itself into the folder",
+            )
+        yield name, path
 
 
-def _has_safetensors(inspection: Inspection) -> bool:
-    return any(entry.name.endswith(".safetensors") for entry in inspection.files.entries)
+def _own_places(ref: ModelRef) -> tuple[str, ...]:
+    """The folders whose files are the model's own: all of its repository and the shared blobs, where it is a cached one."""
+    if ref.kind != CACHE:
+        return (os.path.realpath(ref.path),)
+    repository = ref.path.parent.parent
+    return os.path.realpath(repository), os.path.realpath(repository.parent / STORE_FOLDER)

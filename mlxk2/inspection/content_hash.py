@@ -16,6 +16,7 @@ from mlxk2.inspection.integrity import Finding
 
 if TYPE_CHECKING:
     import threading
+    from concurrent.futures import Future
     from queue import SimpleQueue
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -32,13 +33,15 @@ class Blob(NamedTuple):
     """A file of the cache and the hash that its content must have."""
 
     entry: FileEntry
-    path: str
     digest: str
 
 
-class _Verdict(NamedTuple):
-    blob: Blob
-    outcome: str
+class _Work(NamedTuple):
+    """What the threads share: a buffer for each, the bytes that they have read, and whether to give up."""
+
+    buffers: SimpleQueue[memoryview]
+    news: SimpleQueue[int | Future[bool]]
+    stop: threading.Event
 
 
 def blobs_to_check(files: ModelFiles) -> tuple[Blob, ...]:
@@ -49,80 +52,82 @@ def blobs_to_check(files: ModelFiles) -> tuple[Blob, ...]:
             target = _link_target(entry.path)
             name = os.path.basename(target)
             if _HASH.fullmatch(name) and os.path.basename(os.path.dirname(target)) == "blobs":
-                found.setdefault(entry.identity, Blob(entry, entry.path, name))
+                found.setdefault(entry.identity, Blob(entry, name))
     return tuple(sorted(found.values(), key=lambda blob: blob.entry.size_bytes or 0, reverse=True))
 
 
 def check_content(files: ModelFiles, threads: int | None = None) -> Generator[Progress, None, tuple[Finding, ...]]:
     """Hash every blob, several at a time, and return what does not fit. Units of Progress: bytes."""
+    from concurrent.futures import ThreadPoolExecutor
     from queue import SimpleQueue
-    from threading import Event, Thread
+    from threading import Event
 
     blobs = blobs_to_check(files)
     if not blobs:
         return ()
-    results: SimpleQueue[_Verdict | int] = SimpleQueue()
-    stop, waiting = Event(), list(reversed(blobs))
     count = min(threads or min(os.cpu_count() or 1, _MOST_THREADS), len(blobs))
-    workers = [Thread(target=_work, args=(waiting, results, stop), daemon=True) for _ in range(count)]
-    for worker in workers:
-        worker.start()
-    try:
-        verdicts = yield from _collect(results, blobs)
-    finally:
-        stop.set()
-        for worker in workers:
-            worker.join()
-    return _findings(verdicts)
+    work = _Work(SimpleQueue(), SimpleQueue(), Event())
+    for _ in range(count):
+        work.buffers.put(memoryview(bytearray(_BUFFER_BYTES)))
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            checks = {pool.submit(_is_intact, blob, work): blob for blob in blobs}
+            for check in checks:
+                check.add_done_callback(work.news.put)
+            outcomes = yield from _collect(checks, work)
+        finally:
+            # Those that have not begun yet end at once.
+            work.stop.set()
+    return _findings(outcomes)
 
 
-def _collect(
-    results: SimpleQueue[_Verdict | int], blobs: tuple[Blob, ...]
-) -> Generator[Progress, None, list[_Verdict]]:
-    total, done = sum(blob.entry.size_bytes or 0 for blob in blobs), 0
-    verdicts: list[_Verdict] = []
+def _collect(checks: dict[Future[bool], Blob], work: _Work) -> Generator[Progress, None, dict[Blob, str]]:
+    """Report progress until every blob is checked; what a thread raised, but for OSError, is raised here."""
+    total, done = sum(blob.entry.size_bytes or 0 for blob in checks.values()), 0
+    outcomes: dict[Blob, str] = {}
     yield Progress(0, total, "bytes")
-    while len(verdicts) < len(blobs):
-        result = results.get()
-        if isinstance(result, int):
-            done += result
+    while len(outcomes) < len(checks):
+        news = work.news.get()
+        if isinstance(news, int):
+            done += news
             yield Progress(min(done, total), total, "bytes")
         else:
-            verdicts.append(result)
+            outcomes[checks[news]] = _outcome(news)
     yield Progress(total, total, "bytes")
-    return verdicts
+    return outcomes
 
 
-def _work(waiting: list[Blob], results: SimpleQueue[_Verdict | int], stop: threading.Event) -> None:
-    """Take blobs until there are none; one buffer a thread."""
-    buffer = memoryview(bytearray(_BUFFER_BYTES))
-    while not stop.is_set():
-        try:
-            blob = waiting.pop()
-        except IndexError:
-            return
-        try:
-            same = _digest(blob, buffer, results, stop) == blob.digest
-            results.put(_Verdict(blob, OK if same else MISMATCH))
-        except OSError:
-            results.put(_Verdict(blob, UNREADABLE))
+def _outcome(check: Future[bool]) -> str:
+    try:
+        return OK if check.result() else MISMATCH
+    except OSError:
+        return UNREADABLE
 
 
-def _digest(blob: Blob, buffer: memoryview, results: SimpleQueue[_Verdict | int], stop: threading.Event) -> str:
+def _is_intact(blob: Blob, work: _Work) -> bool:
+    """Hash a blob in one of the buffers."""
+    buffer = work.buffers.get()
+    try:
+        return _digest(blob, buffer, work) == blob.digest
+    finally:
+        work.buffers.put(buffer)
+
+
+def _digest(blob: Blob, buffer: memoryview, work: _Work) -> str:
     hasher = _hasher(blob)
     unreported = 0
-    handle = os.open(blob.path, os.O_RDONLY | os.O_NONBLOCK)
+    handle = os.open(blob.entry.path, os.O_RDONLY | os.O_NONBLOCK)
     with open(handle, "rb", buffering=0) as file:
-        while not stop.is_set():
+        while not work.stop.is_set():
             count = file.readinto(buffer)
             if not count:
                 break
             hasher.update(buffer[:count])
             unreported += count
             if unreported >= _REPORT_BYTES:
-                results.put(unreported)
+                work.news.put(unreported)
                 unreported = 0
-    results.put(unreported)
+    work.news.put(unreported)
     return str(hasher.hexdigest())
 
 
@@ -135,9 +140,9 @@ def _hasher(blob: Blob) -> Any:
     return hashlib.sha1(b"blob %d\0" % (blob.entry.size_bytes or 0), usedforsecurity=False)
 
 
-def _findings(verdicts: list[_Verdict]) -> tuple[Finding, ...]:
-    wrong = sorted(v.blob.entry.name for v in verdicts if v.outcome == MISMATCH)
-    unreadable = sorted(v.blob.entry.name for v in verdicts if v.outcome == UNREADABLE)
+def _findings(outcomes: dict[Blob, str]) -> tuple[Finding, ...]:
+    wrong = sorted(blob.entry.name for blob, outcome in outcomes.items() if outcome == MISMATCH)
+    unreadable = sorted(blob.entry.name for blob, outcome in outcomes.items() if outcome == UNREADABLE)
     found = [Finding("content_hash_mismatch", f"Content hash mismatch: {', '.join(wrong)}", name) for name in wrong]
     found += [Finding("unreadable_file", f"Unreadable files: {', '.join(unreadable)}", name) for name in unreadable]
     return tuple(found)

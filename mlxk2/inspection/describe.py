@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from mlxk2.inspection.capabilities import CAPABILITIES, detect_type
 from mlxk2.inspection.context import context_length
-from mlxk2.inspection.files import ModelFiles, printable
+from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.framework import detect_framework
 from mlxk2.inspection.integrity import Finding, check_integrity
+from mlxk2.inspection.quantization import Quantization, quantization
 from mlxk2.inspection.runtime import runtime_problem
 from mlxk2.inspection.weights import count_parameters
 from mlxk2.store.model_ref import CACHE, ModelRef
 
 _YEAR_10000 = 253_402_300_800
-_LARGEST_SETTING = 2**16
 # Answers hold whole numbers that every JSON reader can hold.
 _MOST_PARAMETERS = 2**53
-
-
-class Quantization(NamedTuple):
-    """How the weights are packed; `mode` is mlx's name for the format, or the method of another framework."""
-
-    bits: int
-    group_size: int | None
-    mode: str | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,7 @@ def inspect_model(ref: ModelRef) -> Inspection:
         reason=reason,
         cached=ref.kind == CACHE,
         context_length=context_length(files.config),
-        quantization=_quantization(files.config),
+        quantization=quantization(files.config),
         parameters=_parameters(files),
         source=ref.kind,
     )
@@ -109,33 +99,3 @@ def _last_modified(files: ModelFiles) -> str | None:
 def _parameters(files: ModelFiles) -> int | None:
     count = count_parameters(files)
     return count if count is not None and count < _MOST_PARAMETERS else None
-
-
-def _quantization(config: Mapping[str, Any] | None) -> Quantization | None:
-    """Read MLX's own `quantization`, else the `quantization_config` of other frameworks."""
-    if config is None:
-        return None
-    nested = config.get("text_config")
-    parts = (config, nested) if isinstance(nested, dict) else (config,)
-    for key, default_mode in (("quantization", "affine"), ("quantization_config", None)):
-        for part in parts:
-            found = _as_quantization(part.get(key), default_mode)
-            if found is not None:
-                return found
-    return None
-
-
-def _as_quantization(settings: Any, default_mode: str | None) -> Quantization | None:
-    if not isinstance(settings, dict):
-        return None
-    bits = _setting(settings.get("bits"))
-    if bits is None:
-        return None
-    mode = settings.get("mode") or settings.get("quant_method") or default_mode
-    return Quantization(
-        bits, _setting(settings.get("group_size")), printable(mode[:40]) if isinstance(mode, str) else None
-    )
-
-
-def _setting(value: Any) -> int | None:
-    return value if type(value) is int and 0 < value <= _LARGEST_SETTING else None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Union
 from mlxk2.inspection.front_matter import FrontMatter, parse_front_matter
 from mlxk2.inspection.safetensors import HeaderError, SafetensorsHeader, read_header
 from mlxk2.store.model_ref import ModelRef
+from mlxk2.text import one_line
 
 CONFIG_MISSING = "config.json missing"
 CONFIG_UNUSABLE = "config.json is empty or invalid"
@@ -21,6 +22,7 @@ CONFIG_NO_JSON = "config.json contains invalid JSON"
 
 DANGLING = "dangling"
 UNREADABLE = "unreadable"
+FOLDER_LINK = "link to a folder"
 NOT_A_FILE = "no regular file"
 
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -32,7 +34,10 @@ _SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__", ".venv", "venv"})
 
 
 class FileEntry(NamedTuple):
-    """One file. `name` is relative, with "/", and printable; `size_bytes` is None where `problem` says why."""
+    """One file, or a link to a folder. `name` is relative, with "/", and one printable line.
+
+    `size_bytes` is None where `problem` says why: DANGLING, UNREADABLE, FOLDER_LINK, or NOT_A_FILE (FIFO, device…).
+    """
 
     name: str
     path: str
@@ -169,11 +174,6 @@ def read_start(entry: FileEntry, limit: int) -> bytes | None:
     return data
 
 
-def printable(text: str) -> str:
-    """Replace what cannot be shown or encoded: control characters and bytes that were no UTF-8."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
 def _walk(root: str) -> list[FileEntry]:
     """List the files below `root`. Raises: OSError where `root` itself cannot be listed."""
     found: list[FileEntry] = []
@@ -206,11 +206,12 @@ def _entry(name: str, entry: os.DirEntry[str]) -> FileEntry:
     except OSError:
         # A loop of links and a link through a file dangle too; what is no link is only out of reach.
         return _unusable(name, entry.path, DANGLING if entry.is_symlink() else UNREADABLE)
+    if S_ISDIR(state.st_mode):
+        return _unusable(name + "/", entry.path, FOLDER_LINK)
     if not S_ISREG(state.st_mode):
-        # A link to a folder holds no file of this model.
-        return _unusable(name + ("/" if S_ISDIR(state.st_mode) else ""), entry.path, NOT_A_FILE)
-    return FileEntry(printable(name), entry.path, state.st_size, state.st_mtime, (state.st_dev, state.st_ino))
+        return _unusable(name, entry.path, NOT_A_FILE)
+    return FileEntry(one_line(name), entry.path, state.st_size, state.st_mtime, (state.st_dev, state.st_ino))
 
 
 def _unusable(name: str, path: str, problem: str) -> FileEntry:
-    return FileEntry(printable(name), path, None, 0.0, (0, 0), problem)
+    return FileEntry(one_line(name), path, None, 0.0, (0, 0), problem)

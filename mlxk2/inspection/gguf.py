@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlxk2.errors import InvalidSource, UnsupportedFormat
-from mlxk2.inspection.gguf_types import TENSOR_TYPES
+from mlxk2.inspection.gguf_types import MAGIC, TENSOR_TYPES
 
-MAGIC = b"GGUF"
 MAX_HEADER_BYTES = 256 * 2**20
 MAX_KEYS = 65_536
 MAX_TENSORS = 262_144
@@ -74,7 +73,7 @@ def read_gguf(path: Path) -> GgufFile:
             size = os.fstat(stream.fileno()).st_size
             return _read(_Cursor(stream, size, path.name), path)
     except OSError as error:
-        raise InvalidSource(f"'{path}' cannot be read: {error.strerror or error}") from error
+        raise InvalidSource(f"'{path.name}' cannot be read: {error.strerror or error}") from error
 
 
 class _Cursor:

@@ -1,12 +1,13 @@
-"""The tensor types of ggml: how many elements a block holds and how many bytes it takes. Source: ggml.c, type traits."""
+"""How a GGUF begins, and the tensor types of ggml: elements and bytes of a block. Source: gguf.md; ggml.c, type traits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
+
+MAGIC = b"GGUF"
 
 
-@dataclass(frozen=True)
-class TensorType:
+class TensorType(NamedTuple):
     """A type's name, and the elements and bytes of one block."""
 
     name: str

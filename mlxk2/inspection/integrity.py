@@ -11,11 +11,13 @@ from typing import Any
 
 from mlxk2.inspection import files as model_files
 from mlxk2.inspection.capabilities import is_generative
-from mlxk2.inspection.files import DANGLING, UNREADABLE, FileEntry, ModelFiles, printable, read_small
+from mlxk2.inspection.files import DANGLING, NOT_A_FILE, UNREADABLE, FileEntry, ModelFiles, read_small
+from mlxk2.inspection.gguf_types import MAGIC
 from mlxk2.inspection.safetensors import CorruptHeader, SafetensorsHeader, TruncatedFile
 from mlxk2.inspection.weights import PYTORCH_INDEX, SAFETENSORS_INDEX, Shard, find_shards, is_weight, weight_entries
+from mlxk2.store.hf_cache import NO_PATH
+from mlxk2.text import one_line
 
-NO_PATH = "Model path does not exist"
 COMPLETE = "Multi-file model complete"
 HEALTHY = "Model is healthy"
 
@@ -28,6 +30,11 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
     "vocab.bpe", "tokenizer.model.v3",
 )  # fmt: skip
+_OUT_OF_REACH = (
+    (DANGLING, "dangling_link", "Dangling links: "),
+    (UNREADABLE, "unreadable_file", "Unreadable files: "),
+    (NOT_A_FILE, "not_a_file", "Not regular files: "),
+)
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,8 @@ def _check_index(files: ModelFiles) -> Iterator[Finding]:
         return
     leaving = [shard for shard in shards if _leaves(shard)]
     if leaving:
-        text = "Empty or invalid weight_map in index (outside the model folder: "
-        yield Finding("index_unsafe_shard", f"{text}{_listed(leaving)})", name)
+        # Never opened, and so missing, wherever it leads.
+        yield Finding("index_unsafe_shard", f"Missing weight shards: {_listed(leaving)}", name)
     yield from _check_listed_shards(files, [shard for shard in shards if not _leaves(shard)])
 
 
@@ -123,7 +130,7 @@ def _leaves(name: str) -> bool:
 
 
 def _check_listed_shards(files: ModelFiles, names: list[str]) -> Iterator[Finding]:
-    entries = {name: files.by_name.get(printable(name)) for name in names}
+    entries = {name: files.by_name.get(one_line(name)) for name in names}
     missing = [name for name, entry in entries.items() if entry is None or entry.size_bytes is None]
     present = [entry for entry in entries.values() if entry is not None and entry.size_bytes is not None]
     yield from _finding("index_missing_shard", "Missing weight shards: ", missing)
@@ -204,8 +211,8 @@ def _not_gguf(files: ModelFiles) -> list[str]:
     found = []
     for entry in files.entries:
         if entry.size_bytes and entry.name.lower().endswith(".gguf") and not _is_pointer(entry):
-            start = model_files.read_start(entry, 4)
-            if start is not None and start != b"GGUF":
+            start = model_files.read_start(entry, len(MAGIC))
+            if start is not None and start != MAGIC:
                 found.append(entry.name)
     return found
 
@@ -222,23 +229,21 @@ def _has_tiktoken(files: ModelFiles) -> bool:
 
 
 def _check_out_of_reach(files: ModelFiles) -> Iterator[Finding]:
-    """Name every link that points to nothing and every folder that cannot be read."""
-    dangling = [entry.name for entry in files.entries if entry.problem == DANGLING]
-    unreadable = [entry.name for entry in files.entries if entry.problem == UNREADABLE]
-    for name in dangling:
-        yield Finding("dangling_link", f"Dangling links: {_listed(dangling)}", name)
-    for name in unreadable:
-        yield Finding("unreadable_file", f"Unreadable files: {_listed(unreadable)}", name)
+    """Name every link that points to nothing, what cannot be read, and FIFOs and devices, which a reader waits for."""
+    for problem, code, words in _OUT_OF_REACH:
+        names = [entry.name for entry in files.entries if entry.problem == problem]
+        for name in names:
+            yield Finding(code, f"{words}{_listed(names)}", name)
 
 
 def _finding(code: str, words: str, names: list[str]) -> Iterator[Finding]:
     if names:
         first = names[0].split(" (", 1)[0] if code == "truncated_weight_file" else names[0]
-        yield Finding(code, words + _listed(names), printable(first))
+        yield Finding(code, words + _listed(names), one_line(first))
 
 
 def _listed(names: list[str]) -> str:
-    shown = [printable(name) for name in names[:_MOST_NAMES]]
+    shown = [one_line(name) for name in names[:_MOST_NAMES]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mlxk2.inspection.context import DEFAULT_CONTEXT_LENGTH, context_length
+from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.weights import loaded_headers
-
-if TYPE_CHECKING:
-    from mlxk2.inspection.describe import Inspection
 
 # mlx-lm's caches grow by this many positions at a time.
 KV_STEP = 256
@@ -45,9 +43,8 @@ class _Attention(NamedTuple):
     layer_bytes: int
 
 
-def memory_need(inspection: Inspection) -> MemoryNeed:
+def memory_need(files: ModelFiles) -> MemoryNeed:
     """Compute what a model will need. Reads headers and config only."""
-    files = inspection.files
     headers = loaded_headers(files)
     weights = sum(header.data_bytes for header in headers.values()) if headers else None
     config = files.config or {}

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from mlxk2.inspection.files import ModelFiles, printable
+from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.framework import MLX
 from mlxk2.inspection.weights import has_loadable_safetensors
+from mlxk2.text import one_line
 
 NOT_INSTALLED = "mlx-lm is not installed"
 NO_MODEL_TYPE = "config.json missing model_type field"
@@ -43,7 +44,7 @@ def runtime_problem(files: ModelFiles, framework: str) -> str | None:
     if package is None:
         return NOT_INSTALLED
     if not supports(package, model_type, config.get("architectures")):
-        return f"model_type '{printable(model_type[:_MOST_CHARACTERS])}' not supported by mlx-lm"
+        return f"model_type '{one_line(model_type[:_MOST_CHARACTERS])}' not supported by mlx-lm"
     return None if has_loadable_safetensors(files) else LEGACY_FORMAT
 
 

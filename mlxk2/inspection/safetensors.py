@@ -14,6 +14,10 @@ MAX_HEADER_BYTES = 100_000_000
 _FIRST_READ = 16 * 1024
 _LENGTH_BYTES = 8
 
+# Sizes and offsets are 64-bit numbers in every reader; without both limits a small header costs a minute of products.
+_NUMBER_END = 2**63
+_MOST_DIMENSIONS = 64
+
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
@@ -43,14 +47,12 @@ class SafetensorsHeader(NamedTuple):
     """What a file says about itself.
 
     `tensors` maps a name to {"dtype", "shape", "data_offsets"}, already validated. Units: bytes; `elements` counts the
-    stored numbers of all tensors,
-    `may_be_packed` tells whether some of them could stand for several each.
+    stored numbers of all tensors, `may_be_packed` tells whether some of them could stand for several each.
     """
 
     tensors: Mapping[str, Mapping[str, Any]]
     metadata: Mapping[str, Any]
     data_bytes: int
-    file_bytes: int
     elements: int
     may_be_packed: bool
 
@@ -77,7 +79,7 @@ def read_header(path: str, file_size: int) -> SafetensorsHeader:
         raise TruncatedFile(file_size, expected)
     if file_size > expected:
         raise CorruptHeader(f"{file_size - expected} bytes too many")
-    return SafetensorsHeader(header, metadata, data_bytes, expected, elements, may_be_packed)
+    return SafetensorsHeader(header, metadata, data_bytes, elements, may_be_packed)
 
 
 def _read_json_bytes(path: str, file_size: int) -> bytes:
@@ -126,11 +128,13 @@ def _measure(tensors: dict[str, Any]) -> tuple[int, int, bool]:
 
 
 def _check_numbers(shapes: tuple[Any, ...], begins: tuple[Any, ...], ends: tuple[Any, ...]) -> None:
+    if set(map(type, shapes)) != {list} or max(map(len, shapes)) > _MOST_DIMENSIONS:
+        raise CorruptHeader("a shape that is no list, or a very long one")
     sizes = list(chain.from_iterable(shapes))
-    if set(map(type, shapes)) != {list} or not set(map(type, chain(sizes, begins, ends))) <= {int}:
+    if not set(map(type, chain(sizes, begins, ends))) <= {int}:
         raise CorruptHeader("a shape or an offset that is no number")
-    if sizes and min(sizes) < 0:
-        raise CorruptHeader("a negative size")
+    if sizes and (min(sizes) < 0 or max(sizes) >= _NUMBER_END):
+        raise CorruptHeader("a size that is out of range")
 
 
 def _length(spans: list[tuple[int, int]]) -> int:
@@ -141,4 +145,6 @@ def _length(spans: list[tuple[int, int]]) -> int:
         if begin != position or end < begin:
             raise CorruptHeader("holes or overlaps between tensors")
         position = end
+    if position >= _NUMBER_END:
+        raise CorruptHeader("an offset that is out of range")
     return position

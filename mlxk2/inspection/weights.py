@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mlxk2.inspection.files import FileEntry, ModelFiles
+from mlxk2.inspection.quantization import layer_setting
 from mlxk2.inspection.safetensors import SafetensorsHeader
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -98,27 +99,15 @@ def _logical_size(name: str, tensors: Mapping[str, Mapping[str, Any]], config: M
         return 0
     dtype = tensors[name]["dtype"]
     if kind == "qweight" and dtype in {"I32", "U32"}:
-        return stored * 32 // (_setting(config, stem, "bits") or 4)
+        return stored * 32 // (layer_setting(config, stem, "bits") or 4)
     scales = tensors.get(f"{stem}.scales")
     if kind != "weight" or scales is None or dtype not in {"U32", "U8"}:
         return stored
-    group_size = _setting(config, stem, "group_size")
+    group_size = layer_setting(config, stem, "group_size")
     if group_size is not None:
         return _product(scales["shape"]) * group_size
-    bits = _setting(config, stem, "bits")
+    bits = layer_setting(config, stem, "bits")
     return stored if bits is None else stored * (32 if dtype == "U32" else 8) // bits
-
-
-def _setting(config: Mapping[str, Any], layer: str, key: str) -> int | None:
-    """Find a number of the quantization: the layer's own goes before the model's."""
-    for section in ("quantization", "quantization_config"):
-        settings = config.get(section)
-        if isinstance(settings, dict):
-            for part in (settings.get(layer), settings):
-                value = part.get(key) if isinstance(part, dict) else None
-                if type(value) is int and 0 < value <= 2**16:
-                    return value
-    return None
 
 
 def _product(shape: list[int]) -> int:

@@ -2,65 +2,51 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxk2.convert.gguf_folder import GgufPlan, plan_gguf, write_texts
-from mlxk2.convert.target import building, check_target
-from mlxk2.errors import ConversionFailed, InsufficientSpace, InvalidSource, InvalidTarget, UsageError
+from mlxk2.convert.change import WeightChange
+from mlxk2.convert.model_folder import FolderJob, FolderSource, copy_along, inspect_folder, only_gguf
+from mlxk2.convert.target import Target, building, check_space, find_target
+from mlxk2.errors import ConversionFailed, DependencyMissing, InvalidSource, InvalidTarget, UsageError
 from mlxk2.events import Event, Started
+from mlxk2.inspection.framework import MLX
+from mlxk2.inspection.gguf_types import MAGIC
 from mlxk2.store.model_ref import ModelRef
 from mlxk2.units import format_size
 
 if TYPE_CHECKING:
-    from mlxk2.convert.model_folder import FolderSource
-
-BITS = (2, 3, 4, 5, 6, 8)
-GROUP_SIZES = (32, 64, 128)
-DTYPES = ("float16", "bfloat16", "float32")
-_DEFAULT_BITS, _DEFAULT_GROUP_SIZE = 4, 64
+    from mlxk2.convert.gguf_folder import GgufPlan
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
-    """What the weights become. `dtype` None: as in the source; `bits` None: not quantized anew."""
+class ConvertRequest:
+    """What the user asked for. The texts are as they were typed: messages show no other path."""
 
-    bits: int | None = None
-    group_size: int | None = None
-    dtype: str | None = None
-    dequantize: bool = False
-
-    @property
-    def quantizes(self) -> bool:
-        return self.bits is not None or self.group_size is not None
-
-    def check(self) -> None:
-        """Refuse values and combinations that make no sense. Raises: UsageError."""
-        if self.bits is not None and self.bits not in BITS:
-            raise UsageError(f"--bits must be one of {_listed(BITS)}, not {self.bits}")
-        if self.group_size is not None and self.group_size not in GROUP_SIZES:
-            raise UsageError(f"--group-size must be one of {_listed(GROUP_SIZES)}, not {self.group_size}")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise UsageError(f"--dtype must be one of {_listed(DTYPES)}, not {self.dtype}")
-        if self.dequantize and self.quantizes:
-            raise UsageError(
-                "--dequantize and --bits exclude each other", hint="dequantize into one folder, then quantize that one"
-            )
+    source_text: str
+    source: Path | ModelRef
+    target_text: str
+    target: Path
+    change: WeightChange = WeightChange()
+    fast_start: bool = True
 
 
 @dataclass(frozen=True)
 class ConvertPlan:
-    """What `convert` would do. `size_bytes`: about what the weights will take."""
+    """What `convert` would do, complete: nothing is looked up again."""
 
     source: str
-    target: Path
-    work: GgufPlan | FolderSource
-    options: ConvertOptions
-    size_bytes: int
+    target: Target
+    job: GgufPlan | FolderJob
+
+    @property
+    def size_bytes(self) -> int:
+        """Tell about how many bytes the weights will take."""
+        return self.job.size_bytes
 
 
 @dataclass(frozen=True)
@@ -88,21 +74,16 @@ class _Weights:
     tensors: int
 
 
-def plan(text: str, source: Path | ModelRef, target_dir: Path, options: ConvertOptions) -> ConvertPlan:
-    """Check source, target and options; changes nothing. `text` is the source as the user wrote it.
+def plan(request: ConvertRequest) -> ConvertPlan:
+    """Check target and source; changes nothing.
 
-    Raises: UsageError, InvalidSource, UnsupportedFormat, ModelUnhealthy, IncompatibleModel, InvalidTarget, InsufficientSpace.
+    Raises: UsageError, InvalidSource, UnsupportedFormat, ModelUnhealthy, IncompatibleModel, InvalidTarget, InsufficientSpace,
+    DependencyMissing.
     """
-    options.check()
-    check_target(target_dir, 0)
-    if isinstance(source, Path):
-        return _plan_file(text, source, target_dir, options)
-    from mlxk2.convert.model_folder import only_gguf
-
-    file = only_gguf(source)
-    if file is not None:
-        return _plan_file(text, file, target_dir, options)
-    return _plan_folder(text, source, target_dir, options)
+    target = find_target(request.target_text, request.target)
+    job = _job(request, target)
+    check_space(target, job.size_bytes)
+    return ConvertPlan(request.source_text, target, job)
 
 
 def execute(chosen: ConvertPlan) -> Generator[Event, None, ConvertResult]:
@@ -112,22 +93,20 @@ def execute(chosen: ConvertPlan) -> Generator[Event, None, ConvertResult]:
     """
     yield Started(chosen.source)
     try:
-        with building(chosen.target) as folder:
-            if isinstance(chosen.work, GgufPlan):
-                weights = yield from _write_gguf(chosen.work, folder)
+        with building(chosen.target, chosen.size_bytes) as folder:
+            if isinstance(chosen.job, FolderJob):
+                weights = _write_folder(chosen.job, folder)
             else:
-                weights = _write_folder(chosen.work, folder, chosen.options)
+                weights = yield from _write_gguf(chosen.job, folder)
             files, size = _measure(folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InsufficientSpace(f"the volume of '{chosen.target}' is full") from error
-        raise ConversionFailed(f"the model could not be written: {error.strerror or error}") from error
+        raise ConversionFailed(f"the conversion failed: {error.strerror or type(error).__name__}") from error
     except (RuntimeError, MemoryError) as error:
-        # mlx raises nothing finer, also for a full volume.
-        raise ConversionFailed(f"the weights could not be converted: {str(error) or 'out of memory'}") from error
+        reason = _without_paths(str(error), chosen) or "out of memory"
+        raise ConversionFailed(f"the weights could not be converted: {reason}") from error
     return ConvertResult(
         source=chosen.source,
-        target_dir=str(chosen.target),
+        target_dir=str(chosen.target.path),
         source_format=weights.source_format,
         architecture=weights.architecture,
         quantization=weights.quantization,
@@ -139,82 +118,103 @@ def execute(chosen: ConvertPlan) -> Generator[Event, None, ConvertResult]:
     )
 
 
-def _plan_file(text: str, file: Path, target_dir: Path, options: ConvertOptions) -> ConvertPlan:
-    from mlxk2.convert.mlx_weights import preferred_dtype
+@contextmanager
+def _needed() -> Iterator[None]:
+    """Around imports of what brings mlx, mlx-lm's dependencies or tokenizers along."""
+    try:
+        yield
+    except ImportError as error:
+        raise DependencyMissing(
+            f"convert needs a package that cannot be imported: {error}", hint="pip install mlxk2"
+        ) from error
+
+
+def _job(request: ConvertRequest, target: Target) -> GgufPlan | FolderJob:
+    """A file is a GGUF, and so is a folder that holds nothing but one."""
+    source = request.source
+    if isinstance(source, Path):
+        return _gguf_job(request.source_text, source, request.change)
+    file = only_gguf(source)
+    if file is not None:
+        return _gguf_job(request.source_text, file, request.change)
+    return _folder_job(source, request, target)
+
+
+def _gguf_job(text: str, file: Path, change: WeightChange) -> GgufPlan:
+    with _needed():
+        from mlxk2.convert.gguf_folder import plan_gguf
+        from mlxk2.convert.mlx_weights import preferred_dtype
 
     if not file.name.lower().endswith(".gguf"):
         _check_magic(text, file)
-    if options.quantizes:
+    if change.bits is not None:
         raise UsageError(
             "--bits and --group-size are for model folders; a GGUF keeps the bits it has",
             hint="convert the file with --dequantize first, then the folder with --bits",
         )
-    work = plan_gguf(file, options.dtype, preferred_dtype(), dequantize=options.dequantize)
-    target = check_target(target_dir, work.size_bytes)
-    return ConvertPlan(text, target, work, options, work.size_bytes)
+    return plan_gguf(file, change.dtype, preferred_dtype(), dequantize=change.dequantize)
 
 
 def _check_magic(text: str, file: Path) -> None:
-    with open(file, "rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise InvalidSource(
-                f"'{text}' is not a GGUF file", hint="convert takes a GGUF file or a model folder: ./dir"
-            )
+    try:
+        with open(file, "rb") as stream:
+            start = stream.read(len(MAGIC))
+    except OSError as error:
+        raise InvalidSource(f"'{text}' cannot be read: {error.strerror}") from error
+    if start != MAGIC:
+        raise InvalidSource(f"'{text}' is not a GGUF file", hint="convert takes a GGUF file or a model folder: ./dir")
 
 
-def _plan_folder(text: str, ref: ModelRef, target_dir: Path, options: ConvertOptions) -> ConvertPlan:
-    from mlxk2.convert.model_folder import inspect_folder
-
-    target = check_target(target_dir, 0)
-    if Path(os.path.realpath(ref.path)) in (target, *target.parents):
-        raise InvalidTarget(f"'{target_dir}' lies in the source folder", hint="choose a place outside of it")
-    work = inspect_folder(ref)
-    _check_change(text, work, options)
-    size = work.size_with(
-        _bits(options), options.group_size or _DEFAULT_GROUP_SIZE, options.dtype, dequantize=options.dequantize
-    )
-    check_target(target_dir, size)
-    return ConvertPlan(text, target, work, options, size)
+def _folder_job(ref: ModelRef, request: ConvertRequest, target: Target) -> FolderJob:
+    if Path(os.path.realpath(ref.path)) in (target.path, *target.path.parents):
+        raise InvalidTarget(f"'{target.text}' lies in the source folder", hint="choose a place outside of it")
+    source = inspect_folder(ref)
+    _check_change(request.source_text, source, request.change)
+    return FolderJob(source, request.change, request.fast_start)
 
 
-def _check_change(text: str, work: FolderSource, options: ConvertOptions) -> None:
-    if work.quantization is not None and options.quantizes:
+def _check_change(text: str, source: FolderSource, change: WeightChange) -> None:
+    if source.is_quantized and change.bits is not None:
         raise UsageError(
             f"{text} is quantized already", hint=f"mlxk2 convert {text} PLAIN --dequantize, then that one with --bits"
         )
-    if options.dequantize and work.quantization is None:
+    if change.dequantize and not source.is_quantized:
         raise UsageError(f"{text} is not quantized", hint="--dtype changes the type of plain weights")
-    is_changed = options.quantizes or options.dequantize or options.dtype
-    if work.framework == "MLX" and not is_changed:
+    if source.framework == MLX and change.is_none:
         raise UsageError(f"{text} is an MLX model already", hint="--bits 4 makes a smaller copy")
 
 
-def _write_gguf(work: GgufPlan, folder: Path) -> Generator[Event, None, _Weights]:
-    from mlxk2.convert import mlx_weights
+def _write_gguf(job: GgufPlan, folder: Path) -> Generator[Event, None, _Weights]:
+    with _needed():
+        from mlxk2.convert.gguf_folder import write_texts
+        from mlxk2.convert.mlx_weights import write_gguf
 
-    tensors = yield from mlx_weights.write_gguf(work.path, work.weights, folder, work.dtype)
-    write_texts(work, folder)
-    return _Weights("gguf", work.config["model_type"], work.quantization, work.dtype, tensors)
+    tensors = yield from write_gguf(job.path, job.weights, folder, job.dtype)
+    write_texts(job, folder)
+    return _Weights("gguf", job.config["model_type"], job.quantization, job.dtype, tensors)
 
 
-def _write_folder(work: FolderSource, folder: Path, options: ConvertOptions) -> _Weights:
-    from mlxk2.convert import mlx_weights
-    from mlxk2.convert.model_folder import copy_along
+def _write_folder(job: FolderJob, folder: Path) -> _Weights:
+    with _needed():
+        from mlxk2.convert.mlx_weights import write_folder
 
-    job = mlx_weights.FolderJob(
-        _bits(options), options.group_size or _DEFAULT_GROUP_SIZE, options.dtype, options.dequantize
-    )
-    written = mlx_weights.write_folder(work.path, folder, job)
-    copy_along(work.path, folder, written.config, work.config)
+    source = job.source
+    written = write_folder(source.ref.path, folder, job.change, fast_start=job.fast_start)
+    copy_along(source, folder, written.config)
     described = written.config.get("quantization")
     quantization = {key: described.get(key) for key in ("bits", "group_size", "mode")} if described else None
     if quantization is not None:
         quantization["mode"] = quantization["mode"] or "affine"
-    return _Weights(work.source_format, work.config.get("model_type"), quantization, written.dtype, written.tensors)
+    return _Weights(source.source_format, source.config.get("model_type"), quantization, written.dtype, written.tensors)
 
 
-def _bits(options: ConvertOptions) -> int | None:
-    return (options.bits or _DEFAULT_BITS) if options.quantizes else None
+def _without_paths(text: str, chosen: ConvertPlan) -> str:
+    """MLX names the file in its own way: by its whole path."""
+    source = chosen.job.source.ref.path if isinstance(chosen.job, FolderJob) else chosen.job.path.parent
+    for folder in (chosen.target.path.parent, source):
+        if folder.is_absolute():
+            text = text.replace(f"{folder}{os.sep}", "")
+    return text
 
 
 def _measure(folder: Path) -> tuple[int, int]:
@@ -226,7 +226,3 @@ def _message(weights: _Weights, files: int, size: int) -> str:
     bits = weights.quantization and weights.quantization["bits"]
     form = f"{bits}-bit" if bits else str(weights.dtype)
     return f"{weights.architecture}, {form}, {weights.tensors} tensors in {files} files, {format_size(size, ' ')}"
-
-
-def _listed(values: tuple[Any, ...]) -> str:
-    return ", ".join(str(value) for value in values)

@@ -42,7 +42,8 @@ def check_health(
 ) -> Generator[Event, None, HealthResult]:
     """Check all models, or those that `text` means.
 
-    Raises: AmbiguousMatch (a revision asked of several models), HealthCheckFailed (no access), UnhealthyModels (`strict`; its detail is the report).
+    Raises: AmbiguousMatch (a revision asked of several models), HealthCheckFailed (no access), UnhealthyModels
+    (`strict`; its detail is the report).
     """
     try:
         refs = models_to_check(text, settings)

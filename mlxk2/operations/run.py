@@ -78,7 +78,7 @@ def prepare(ref: ModelRef, options: RunOptions, *, fast_start: bool = True, memo
         inspection=inspection,
         prompt=options.prompt,
         request=request,
-        weights_bytes=memory_need(inspection).weights_bytes or 0,
+        weights_bytes=memory_need(inspection.files).weights_bytes or 0,
         memory_limit_bytes=memory_limit if memory_limit is not None else memory_limit_bytes(),
         fast_start=fast_start,
     )
@@ -90,25 +90,25 @@ def run_model(plan: RunPlan) -> Generator[Event, None, RunResult]:
     """Yield the events of the answer and return the whole.
 
     KeyboardInterrupt, striking here or thrown in by the consumer, ends it with what was said so far and the
-    finish reason "interrupted".
+    finish reason "interrupted"; an answer that is complete keeps its own reason.
 
     Raises: ContextLengthExceeded, InsufficientMemory, IncompatibleModel, GenerationFailed, DependencyMissing.
     """
     from mlxk2.runner.runner import MLXRunner
 
-    name = plan.inspection.info.name
-    folder, config = plan.inspection.ref.path, _config(plan.inspection)
-    runner = MLXRunner(folder, config, fast_start=plan.fast_start, label=name)
+    runner = MLXRunner(plan.inspection.files, fast_start=plan.fast_start, label=plan.inspection.info.name)
+    answer: Answer | None = None
     try:
         with runner:
             prompt = runner.prepare(plan.request)
             _check_memory(plan, _expected_tokens(prompt), runner.recommended_memory_bytes())
             answer = yield from runner.answer(prompt)
     except KeyboardInterrupt:
-        # Struck while the model was still being set up: nothing was said.
-        nothing = Finished("interrupted", Usage(0, 0, 0), Timing(None, 0.0))
-        yield nothing
-        return _result(plan, "", nothing, 0.0)
+        # Struck while the model was still being set up, and nothing was said, or while it was put away.
+        if answer is None:
+            nothing = Finished("interrupted", Usage(0, 0, 0), Timing(None, 0.0))
+            yield nothing
+            return _result(plan, "", nothing, 0.0)
     return _whole(plan, answer)
 
 

@@ -60,7 +60,7 @@ def show_model(text: str, settings: Settings, *, part: str = "metadata", with_pa
         metadata=_metadata(inspection) if part == "metadata" else None,
         files=_files(inspection) if part == "files" else ABSENT,
         config=_config(inspection) if part == "config" else ABSENT,
-        memory=memory_need(inspection),
+        memory=memory_need(inspection.files),
         path=os.path.abspath(ref.path) if with_path else ABSENT,
     )
 

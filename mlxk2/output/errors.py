@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlxk2.output.text import one_line
+from mlxk2.text import one_line
 
 
 def error_lines(message: str, hint: str | None, color: bool) -> str:

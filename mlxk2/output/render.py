@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from mlxk2.output.table import health_word, modified, render_list
-from mlxk2.output.text import one_line, printable
 from mlxk2.output.view import View
+from mlxk2.text import one_line, printable
 from mlxk2.units import format_count, format_size
 
 Payload = Mapping[str, Any]

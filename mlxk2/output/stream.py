@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TextIO
 
 from mlxk2.events import Delta, Event, Progress
-from mlxk2.output.text import printable
 from mlxk2.output.view import View
+from mlxk2.text import printable
 from mlxk2.units import format_size
 
 _BAR_WIDTH = 30

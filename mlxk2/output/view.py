@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 _UNLIMITED = 4096
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """`write` puts text there at once; `width` in characters, None for lines of any length; `now` in seconds since 1970."""
 
     write: Callable[[str], None]

@@ -1,24 +1,18 @@
-"""Renders a model's chat template in a sandbox, as the rest of the world renders it. Knows no token and no engine.
-
-Templates come with the model and are untrusted: they see messages and special tokens and nothing else.
-"""
+"""Renders a model's chat template in a sandbox, as the rest of the world renders it. Knows no token and no engine."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxk2 import errors
 
 from .request import Message
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 # Older ones have known ways out of the sandbox.
 _OLDEST_JINJA = (3, 1, 6)
+_HINT = "pip install 'jinja2>=3.1.6'"
 
 _TEMPLATE_FAILURES = (
     ArithmeticError,
@@ -28,6 +22,7 @@ _TEMPLATE_FAILURES = (
     MemoryError,
     RecursionError,
     RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
 )
@@ -36,19 +31,22 @@ _TEMPLATE_FAILURES = (
 def render(template: str, messages: tuple[Message, ...], variables: Mapping[str, Any]) -> str:
     """Return the text of the conversation, up to where the model's answer begins.
 
+    The template sees messages and special tokens and nothing else, and may take so many steps and no more.
+
     Raises: GenerationFailed with the template's own words; DependencyMissing when jinja2 is missing or too old.
     Source: the chat template conventions of transformers (`apply_chat_template`).
     """
-    from jinja2.exceptions import TemplateError
-
+    jinja = _sandbox_module()
     chat = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        compiled = _compile(template)
-        return compiled.render(**variables, messages=chat, tools=None, documents=None, add_generation_prompt=True)
-    except TemplateError as error:
+        sandbox, compiled = _compiled(template)
+        sandbox.start()
+        text = compiled.render(**variables, messages=chat, tools=None, documents=None, add_generation_prompt=True)
+    except jinja.TemplateError as error:
         raise _failure(str(error.message or error), messages) from error
     except _TEMPLATE_FAILURES as error:
         raise _failure(f"{type(error).__name__}: {error}", messages) from error
+    return str(text)
 
 
 def _failure(reason: str, messages: tuple[Message, ...]) -> errors.GenerationFailed:
@@ -57,69 +55,25 @@ def _failure(reason: str, messages: tuple[Message, ...]) -> errors.GenerationFai
     return errors.GenerationFailed(f"the model's chat template failed: {reason}", hint=hint)
 
 
-@lru_cache(maxsize=4)
-def _compile(source: str) -> Template:
+def _sandbox_module() -> Any:
+    """The module that imports jinja2; imported when a template is rendered."""
     try:
         import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        from . import template_sandbox
     except ImportError as error:
-        raise errors.DependencyMissing("jinja2 is not installed", hint="pip install 'jinja2>=3.1.6'") from error
+        raise errors.DependencyMissing("jinja2 is not installed", hint=_HINT) from error
     if _version(jinja2.__version__) < _OLDEST_JINJA:
         raise errors.DependencyMissing(
-            f"jinja2 {jinja2.__version__} is too old to run chat templates safely", hint="pip install 'jinja2>=3.1.6'"
+            f"jinja2 {jinja2.__version__} is too old to run chat templates safely", hint=_HINT
         )
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_generation_tag(), "jinja2.ext.loopcontrols"],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment.from_string(source)
+    return template_sandbox
 
 
-def _generation_tag() -> type[Any]:
-    """The `{% generation %}` block, which marks the assistant's words for training and changes nothing here."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-
-    class GenerationTag(Extension):
-        tags = {"generation"}
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            # A call block gives the body a scope of its own, as it has elsewhere.
-            return nodes.CallBlock(self.call_method("_pass_through"), [], [], body).set_lineno(line)
-
-        def _pass_through(self, caller: Any) -> str:
-            return str(caller())
-
-    return GenerationTag
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # jinja's own filter escapes HTML, which models have never seen.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: object) -> None:
-    from jinja2.exceptions import TemplateError
-
-    raise TemplateError(str(message))
-
-
-def _strftime_now(pattern: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(pattern)
+@lru_cache(maxsize=4)
+def _compiled(source: str) -> tuple[Any, Any]:
+    sandbox = _sandbox_module().Sandbox()
+    return sandbox, sandbox.compiled(source)
 
 
 def _version(text: str) -> tuple[int, ...]:

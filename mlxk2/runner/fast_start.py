@@ -37,9 +37,9 @@ class StandIns:
         sys.modules.update(self._saved)
 
 
-def install(enabled: bool) -> StandIns | None:
-    """Install the stand-ins, or return None where they are not wanted or mlx-lm is already imported or missing."""
-    if not enabled or "mlx_lm" in sys.modules:
+def install() -> StandIns | None:
+    """Install the stand-ins, or return None where mlx-lm is already imported or missing."""
+    if "mlx_lm" in sys.modules:
         return None
     spec = importlib.util.find_spec("mlx_lm")
     if spec is None or not spec.submodule_search_locations:

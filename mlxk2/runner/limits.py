@@ -69,14 +69,13 @@ def check_memory(demand: MemoryDemand, limit_bytes: int | None) -> None:
     )
 
 
-def memory_limit_bytes(recommended_bytes: int | None = None) -> int | None:
-    """Return what a model may use of this machine: a share of its RAM, or the device's own figure if that is less."""
+def memory_limit_bytes() -> int | None:
+    """Return what a model may use of this machine, a share of its RAM; None where it does not say how much it has."""
     try:
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
-        return recommended_bytes
-    limit = int(ram * _USABLE_SHARE)
-    return min(limit, recommended_bytes) if recommended_bytes else limit
+        return None
+    return int(ram * _USABLE_SHARE)
 
 
 def _gigabytes(size: int) -> str:

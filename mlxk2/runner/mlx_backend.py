@@ -40,7 +40,11 @@ ENGINE_FAILURES = (
 )
 
 # Ctrl-C strikes between prefill steps, which take seconds on a CPU.
-_CPU_PREFILL_STEP, _GPU_PREFILL_STEP = 512, 2048
+_CPU_PREFILL_STEP, _GPU_PREFILL_STEP = 64, 2048
+
+# mlx-lm names every missing parameter of a model, thousands of them.
+_LONGEST_DETAIL = 2000
+_DAMAGED_HINT = "config.json and weights may not belong together: mlxk2 health MODEL --deep compares the files"
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Engine:
             "logits_processors": self._processors(sampling),
             "prefill_step_size": _GPU_PREFILL_STEP if _on_metal() else _CPU_PREFILL_STEP,
         }
-        with _translated("the model failed while generating", errors.GenerationFailed):
+        with translated("the model failed while generating", errors.GenerationFailed):
             for token, _logprobs in self._mlx_lm.generate_step(**options):
                 yield token
 
@@ -116,7 +120,7 @@ def load(model_dir: Path) -> Engine:
     """
     mlx_lm = _import_mlx_lm()
     options = _accepted(mlx_lm.load_model, lazy=False, strict=True, trust_remote_code=False)
-    with _translated("mlx-lm cannot load the model", errors.IncompatibleModel):
+    with translated("mlx-lm cannot load the model", errors.IncompatibleModel, _DAMAGED_HINT):
         loaded = mlx_lm.load_model(model_dir, **options)
     return Engine(loaded[0], mlx_lm)
 
@@ -127,7 +131,7 @@ def load_tokenizer(model_dir: Path) -> Any:
     Raises: IncompatibleModel with the library's words.
     """
     mlx_lm = _import_mlx_lm()
-    with _translated("the tokenizer cannot be loaded", errors.IncompatibleModel):
+    with translated("the tokenizer cannot be loaded", errors.IncompatibleModel):
         return mlx_lm.load_tokenizer(model_dir, tokenizer_config_extra={"trust_remote_code": False})
 
 
@@ -136,7 +140,7 @@ def render_by_code(tokenizer: Any, chat: list[dict[str, str]], *, thinking: bool
 
     Raises: GenerationFailed with the library's words.
     """
-    with _translated("the model's chat template failed", errors.GenerationFailed):
+    with translated("the model's chat template failed", errors.GenerationFailed):
         return str(
             tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
         )
@@ -150,7 +154,7 @@ def recommended_memory_bytes() -> int | None:
 
 
 def _import_mlx_lm() -> _MlxLm:
-    with _translated("mlx-lm cannot be imported", errors.DependencyMissing), _file_limit_kept():
+    with translated("mlx-lm cannot be imported", errors.DependencyMissing), file_limit_kept():
         utils = importlib.import_module("mlx_lm.utils")
         # Named by hand: the package has a function `generate` that hides the module.
         generate = importlib.import_module("mlx_lm.generate")
@@ -165,7 +169,7 @@ def _import_mlx_lm() -> _MlxLm:
 
 
 @contextmanager
-def _file_limit_kept() -> Iterator[None]:
+def file_limit_kept() -> Iterator[None]:
     """mlx-lm lowers the limit of open files for good when it is imported, or fails where it is already lower."""
     original = resource.setrlimit
     resource.setrlimit = lambda *_args: None
@@ -176,18 +180,19 @@ def _file_limit_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _translated(what: str, error_type: type[errors.MlxkError]) -> Iterator[None]:
+def translated(what: str, error_type: type[errors.MlxkError], hint: str | None = None) -> Iterator[None]:
+    """Turn whatever mlx and mlx-lm raise into `error_type` with their own words."""
     try:
         yield
     except errors.MlxkError:
         raise
     except ENGINE_FAILURES as error:
-        raise error_type(f"{what}: {_first_line(error)}", detail=str(error)) from error
+        raise error_type(f"{what}: {_first_line(error)}", detail=str(error)[:_LONGEST_DETAIL], hint=hint) from error
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return lines[0][:300].rstrip(" :") if lines else type(error).__name__
 
 
 def _accepted(function: Callable[..., Any], **options: Any) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Callable
 
+from mlxk2.errors import GenerationFailed
+
 from . import chat_template
 from .model_text import ModelText
 from .request import GenerationRequest, Message
@@ -29,9 +31,24 @@ def prompt_ids(
     like raw text. Rendered text brings its own special tokens; raw text gets those that the tokenizer adds.
     """
     if request.messages is not None and renderer is not None:
-        return tokenizer.encode(renderer(request.messages), add_special_tokens=False)
+        return tokenizer.encode(_rendered(renderer, request.messages), add_special_tokens=False)
     raw = request.prompt if request.messages is None else plain_text(request.messages)
     return _raw_ids(raw or "", text, tokenizer)
+
+
+def _rendered(renderer: Renderer, messages: tuple[Message, ...]) -> str:
+    """Render the messages; what the template makes of them is its own fault, not the user's. Raises: GenerationFailed."""
+    text = renderer(messages)
+    if not text.strip() or (_has_surrogates(text) and not any(_has_surrogates(m.content) for m in messages)):
+        raise GenerationFailed(
+            "the model's chat template makes no text of this prompt",
+            hint="--no-chat-template gives the prompt as it is",
+        )
+    return text
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def plain_text(messages: tuple[Message, ...]) -> str:

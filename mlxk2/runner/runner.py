@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlxk2 import errors
 from mlxk2.events import Delta, Event, Finished, Started, Timing, Usage
 from mlxk2.inspection.context import context_length
+from mlxk2.inspection.files import ModelFiles
+from mlxk2.inspection.runtime import custom_code
 
 from . import fast_start as stand_ins
 from .limits import token_budget
@@ -65,19 +66,18 @@ class MLXRunner:
     Raises: IncompatibleModel for a model that needs code of its own, before anything is loaded.
     """
 
-    def __init__(
-        self, model_dir: Path, config: Mapping[str, Any], *, fast_start: bool = True, label: str | None = None
-    ) -> None:
-        if config.get("model_file") is not None:
+    def __init__(self, files: ModelFiles, *, fast_start: bool = True, label: str | None = None) -> None:
+        code = custom_code(files)
+        if code is not None:
             raise errors.IncompatibleModel(
-                f"the model wants to run its own code ({config['model_file']}), which is refused",
+                f"the model needs code of its own, which is never executed ({code})",
                 hint="use a model whose architecture mlx-lm knows",
             )
-        self._folder = model_dir
-        self._label = label or model_dir.name
-        self._config = config
+        self._folder = files.ref.path
+        self._label = label or files.ref.name
+        self._config: Mapping[str, Any] = files.config or {}
         self._fast_start = fast_start
-        self._text = ModelText.read(model_dir)
+        self._text = ModelText.of(files)
         self._voice: tuple[TextTokenizer, Renderer | None] | None = None
         self._engine: mlx_backend.Engine | None = None
         self._stand_ins: stand_ins.StandIns | None = None
@@ -93,11 +93,13 @@ class MLXRunner:
     def close(self) -> None:
         """Let go of the weights. The runner loads them again if it is asked again."""
         engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
-        if self._stand_ins is not None:
-            self._stand_ins.remove()
-            self._stand_ins = None
+        try:
+            if engine is not None:
+                engine.close()
+        finally:
+            if self._stand_ins is not None:
+                self._stand_ins.remove()
+                self._stand_ins = None
 
     def prepare(self, request: GenerationRequest) -> PreparedPrompt:
         """Tokenize the request and set its budget.
@@ -141,14 +143,16 @@ class MLXRunner:
             yield from turn.run(engine)
         except KeyboardInterrupt:
             turn.interrupt()
-        rest = turn.flush()
         try:
+            rest = turn.flush()
             if rest:
                 yield Delta(ANSWER, rest)
         except KeyboardInterrupt:
             turn.interrupt()
         answer = turn.result()
-        yield Finished(answer.finish_reason, answer.usage, answer.timing)
+        # The answer is complete: an interrupt of its last event has nothing left to end.
+        with suppress(KeyboardInterrupt):
+            yield Finished(answer.finish_reason, answer.usage, answer.timing)
         return answer
 
     def _load_voice(self, request: GenerationRequest) -> tuple[TextTokenizer, Renderer | None]:
@@ -161,7 +165,7 @@ class MLXRunner:
 
     def _plain_voice(self) -> tuple[TextTokenizer, Renderer | None]:
         tokenizer = FileTokenizer.load(self._folder / "tokenizer.json")
-        self._stand_ins = stand_ins.install(True)
+        self._stand_ins = stand_ins.install()
         return tokenizer, template_renderer(self._text, tokenizer)
 
     def _wrapped_voice(self) -> tuple[TextTokenizer, Renderer | None]:
@@ -287,7 +291,7 @@ def _check_ids(ids: tuple[int, ...], vocab_size: int) -> None:
 def _is_import_failure(error: BaseException | None) -> bool:
     """Whether an import that failed is the reason: with stand-ins in place it may be our doing."""
     while error is not None and not isinstance(error, ImportError):
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return error is not None
 
 

@@ -33,9 +33,12 @@ class CachedRepo:
     def snapshots(self) -> tuple[str, ...]:
         """Names of the snapshot folders, newest first."""
         dated = []
-        for entry in _scan(os.path.join(self.path, "snapshots")):
+        folder = os.path.join(self.path, "snapshots")
+        # At the end of a link may lie anything; only what is named like a revision is one.
+        linked = os.path.islink(folder)
+        for entry in _scan(folder):
             try:
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and (is_commit(entry.name) or not linked):
                     dated.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
             except OSError:
                 continue

@@ -19,7 +19,7 @@ def is_path(text: str) -> bool:
 def from_path(text: str, home: Path) -> ModelRef:
     """Make the reference of the folder that the user typed; it keeps the typed text as its name."""
     path = home / text[2:] if text == "~" or text.startswith("~/") else Path(text)
-    problem = None if "\0" not in text and path.is_dir() else NO_PATH
+    problem = None if os.path.isdir(path) else NO_PATH
     return ModelRef(text, path, None, WORKSPACE, problem)
 
 

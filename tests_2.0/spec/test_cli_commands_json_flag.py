@@ -58,31 +58,29 @@ def test_error_and_data_exclude_each_other(verb: str, isolated_cache: IsolatedCa
 @pytest.mark.parametrize(
     ("words", "command"),
     [
-        (("lst", "--json"), None),
-        (("--json", "--no-such-flag"), None),
-        (("list", "--no-such-flag", "--json"), "list"),
-        (("show", "--json"), "show"),
-        (("rm", "--json"), "rm"),
-        (("run", "model", "hello", "--max-tokens", "many", "--json"), "run"),
-        (("rm", "./folder", "--json"), "rm"),
-        (("convert", "./missing.gguf", "./target", "--json"), "convert"),
-        (("schema", "no-such-command", "--json"), "schema"),
+        (("lst",), None),
+        (("--no-such-flag",), None),
+        (("list", "--no-such-flag"), "list"),
+        (("show",), "show"),
+        (("rm",), "rm"),
+        (("rm", "./folder"), "rm"),
+        (("run", "model"), "run"),
+        (("run", "model", "two", "prompts"), "run"),
+        (("run", "model", "hello", "--max-tokens", "many"), "run"),
+        (("convert", "./missing.gguf", "./target", "--bits", "7"), "convert"),
+        (("schema", "no-such-command"), "schema"),
     ],
 )
-def test_usage_error_is_an_answer_with_exit_code_2(words: tuple[str, ...], command: str | None) -> None:
-    result = call(*words)
-    assert result.code == 2
-    assert (result.json["status"], result.json["command"], result.json["data"]) == ("error", command, None)
-    assert result.json["error"]["type"] == "CommandError"
-    assert result.stderr == ""
-
-
-@pytest.mark.parametrize("words", [("lst",), ("list", "--no-such-flag"), ("show",)], ids=" ".join)
-def test_usage_error_without_json_is_words_on_stderr(words: tuple[str, ...]) -> None:
-    result = call(*words)
-    assert (result.code, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: ")
-    assert "\nhint: " in result.stderr
+def test_usage_error_is_exit_code_2_in_both_forms(words: tuple[str, ...], command: str | None) -> None:
+    for argv in ((*words, "--json"), ("--json", *words)):
+        result = call(*argv)
+        assert (result.code, result.stderr) == (2, "")
+        assert (result.json["status"], result.json["command"], result.json["data"]) == ("error", command, None)
+        assert result.error["type"] == "CommandError"
+    human = call(*words)
+    assert (human.code, human.stdout) == (2, "")
+    assert human.stderr.startswith("error: ")
+    assert "\nhint: " in human.stderr
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)], ids=["none", "--help", "-h"])
@@ -93,10 +91,18 @@ def test_help_names_every_command(words: tuple[str, ...]) -> None:
     assert listed >= set(envelope.COMMANDS)
 
 
-def test_help_as_json_is_an_answer() -> None:
-    answer = call("--help", "--json").json
-    assert (answer["status"], answer["command"]) == ("success", None)
-    assert set(answer["data"]["commands"]) == set(envelope.COMMANDS)
+@pytest.mark.parametrize("words", [("--json",), ("--help", "--json"), ("--json", "-h")], ids=" ".join)
+def test_help_as_json_is_an_answer(words: tuple[str, ...]) -> None:
+    result = call(*words)
+    assert (result.code, result.json["status"], result.json["command"]) == (0, "success", None)
+    assert set(result.data["commands"]) == set(envelope.COMMANDS)
+
+
+@pytest.mark.parametrize("command", envelope.COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    result = call(command, "--help")
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"usage: mlxk2 {command}")
 
 
 def test_no_answer_shows_a_path_that_nobody_asked_for(isolated_cache: IsolatedCache, tmp_path: Path) -> None:

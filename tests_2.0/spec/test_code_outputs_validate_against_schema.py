@@ -1,49 +1,48 @@
-"""What the commands print is valid by a second validator, the `jsonschema` library; the program itself uses a compiled one."""
+"""What `mlxk2 schema COMMAND` prints is enough to check what the command prints, successes and errors alike.
+
+`call` holds every answer against the whole schema already. Here it is the part that a script gets for one command,
+which leaves definitions out, and it must also refuse what is wrong.
+"""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import cache as once
 
 import jsonschema
 import pytest
-from support.call import call
+from support import cache_builder as build
+from support.call import SCHEMA, call
 from support.isolation import IsolatedCache
+from support.planting import COMMIT_A
 
 from mlxk2 import envelope
-from mlxk2.spec import SCHEMA_PATH
 
 pytestmark = pytest.mark.spec
-SCHEMA = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
-HEADER = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(8)
-COMMIT = "b" * 40
 
 
-def add_model(hub: Path, name: str, files: dict[str, bytes]) -> None:
-    """Put a model into the cache the plain way; the cache builder's own tests look at links and blobs."""
-    repo = hub / ("models--" + name.replace("/", "--"))
-    snapshot = repo / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(COMMIT, encoding="utf-8")
-    for file, content in files.items():
-        (snapshot / file).write_bytes(content)
+@once
+def printed_schema(command: str) -> jsonschema.Draft7Validator:
+    schema = json.loads(call("schema", command).stdout)
+    jsonschema.Draft7Validator.check_schema(schema)
+    return jsonschema.Draft7Validator(schema)
 
 
 @pytest.fixture
 def cache(isolated_cache: IsolatedCache) -> IsolatedCache:
     """Sound, broken, GGUF and embedding models, one that is an empty folder, and two with names that begin alike."""
-    config = json.dumps(
-        {"model_type": "llama", "max_position_embeddings": 64, "quantization": {"bits": 4, "group_size": 64}}
-    )
-    sound = {"config.json": config.encode(), "tokenizer.json": b"{}", "model.safetensors": WEIGHTS}
-    add_model(isolated_cache.hub, "mlx-community/tiny-Instruct", {**sound, "chat_template.jinja": b"x"})
-    add_model(isolated_cache.hub, "mlx-community/tiny-base", sound)
-    add_model(isolated_cache.hub, "org/broken", {**sound, "model.safetensors": WEIGHTS[:-1]})
-    add_model(isolated_cache.hub, "org/gguf", {"config.json": b"{}", "model.gguf": b"GGUF"})
-    add_model(isolated_cache.hub, "org/embed", {**sound, "README.md": b"---\npipeline_tag: feature-extraction\n---\n"})
-    add_model(isolated_cache.hub, "org/list-config", {**sound, "config.json": b"[]"})
+    sound = build.chat_model(quantization={"bits": 4, "group_size": 64})
+    base = {name: content for name, content in sound.items() if name != "tokenizer_config.json"}
+    models = {
+        "mlx-community/tiny-Instruct": sound,
+        "mlx-community/tiny-base": base,
+        "org/broken": {**sound, "model.safetensors": sound["model.safetensors"][:-1]},
+        "org/gguf": build.gguf_model(),
+        "org/embed": build.embedding_model(),
+        "org/list-config": {**sound, "config.json": b"[]"},
+    }
+    for name, files in models.items():
+        build.Repo(isolated_cache.hub, name).snapshot(files, COMMIT_A)
     (isolated_cache.hub / "models--org--empty").mkdir()
     return isolated_cache
 
@@ -65,7 +64,7 @@ SUCCESSES = [
     ("rm", "org/broken", "--dry-run"),
     ("rm", "broken"),
     ("rm", "org/broken", "--force"),
-    ("rm", f"org/gguf@{COMMIT[:8]}", "--force"),
+    ("rm", f"org/gguf@{COMMIT_A[:8]}", "--force"),
     ("schema",),
     *(("schema", command) for command in envelope.COMMANDS),
     ("version",),
@@ -88,33 +87,37 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("words", SUCCESSES, ids=" ".join)
-def test_success_is_valid(words: tuple[str, ...], cache: IsolatedCache) -> None:
+def test_the_commands_own_schema_accepts_its_answer_and_refuses_a_wrong_one(
+    words: tuple[str, ...], cache: IsolatedCache
+) -> None:
     result = call(*words, "--json", env=cache.env)
-    answer = json.loads(result.stdout)
-    assert (result.code, answer["status"]) == (0, "success"), result.stdout
-    jsonschema.Draft7Validator(SCHEMA).validate(answer)
+    assert (result.code, result.json["status"]) == (0, "success"), result.stdout
+    schema = printed_schema(words[0])
+    schema.validate(result.json)
+    for wrong in ({"command": "other"}, {"data": {"nonsense": 1}}, {"data": None}, {"error": {"type": "x"}}):
+        assert not schema.is_valid({**result.json, **wrong}), wrong
 
 
 @pytest.mark.parametrize("words", FAILURES, ids=" ".join)
-def test_failure_is_valid(words: tuple[str, ...], cache: IsolatedCache) -> None:
+def test_the_commands_own_schema_accepts_its_errors(words: tuple[str, ...], cache: IsolatedCache) -> None:
     result = call(*words, "--json", env=cache.env)
-    answer = json.loads(result.stdout)
-    assert (result.code, answer["status"]) == (1, "error"), result.stdout
-    assert answer["error"]["type"] not in ("InternalError", "CommandError")
-    jsonschema.Draft7Validator(SCHEMA).validate(answer)
+    assert (result.code, result.json["status"]) == (1, "error"), result.stdout
+    assert result.error["type"] not in ("InternalError", "CommandError")
+    schema = printed_schema(words[0])
+    schema.validate(result.json)
+    assert not schema.is_valid({**result.json, "error": {"message": "an error without a type"}})
 
 
-def test_the_printed_schema_validates_the_printed_answers(cache: IsolatedCache) -> None:
-    """What a script can get from `mlxk2 schema list` is enough to check what it gets from `mlxk2 list`."""
-    schema = json.loads(call("schema", "list", env=cache.env).stdout)
-    answer = call("list", "--json", env=cache.env).json
-    validator = jsonschema.Draft7Validator(schema)
-    validator.validate(answer)
-    assert not validator.is_valid({**answer, "data": {"models": "none"}})
+@pytest.mark.parametrize("command", envelope.COMMANDS)
+def test_the_commands_own_schema_accepts_a_usage_error(command: str) -> None:
+    result = call(command, "--no-such-flag", "--json")
+    assert (result.code, result.error["type"]) == (2, "CommandError")
+    printed_schema(command).validate(result.json)
 
 
-def test_the_schema_is_a_schema() -> None:
+def test_the_schema_is_the_same_printed_and_in_an_answer() -> None:
     jsonschema.Draft7Validator.check_schema(SCHEMA)
+    assert json.loads(call("schema").stdout) == call("schema", "--json").data["schema"] == SCHEMA
 
 
 def test_every_command_has_a_definition_of_its_own() -> None:

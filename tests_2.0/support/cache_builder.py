@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlxk2.store.layout import LOCKS_FOLDER, repo_folder
+
 LARGE_BYTES = 1024
 CHAT_TEMPLATE = "{{ messages[0].content }}"
 CONFIG: Mapping[str, Any] = {
@@ -126,7 +128,7 @@ class Repo:
 
     def __init__(self, hub: Path, name: str) -> None:
         self.hub, self.name = hub, name
-        self.path = hub / ("models--" + name.replace("/", "--"))
+        self.path = hub / repo_folder(name)
         for part in ("blobs", "snapshots", "refs"):
             (self.path / part).mkdir(parents=True, exist_ok=True)
 
@@ -159,7 +161,7 @@ class Repo:
 
     def lock(self, name: str) -> Path:
         """Leave a lock file of this model, as an interrupted download does."""
-        path = self.hub / ".locks" / self.path.name / f"{name}.lock"
+        path = self.hub / LOCKS_FOLDER / self.path.name / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         return path
@@ -215,11 +217,3 @@ def folder_instead(place: Path) -> None:
     """Put a folder where a file was."""
     place.unlink(missing_ok=True)
     place.mkdir()
-
-
-def flip_byte(place: Path, position: int = -1) -> None:
-    """Change one byte behind a name, keeping the length: only a hash can tell."""
-    target = place.resolve()
-    content = bytearray(target.read_bytes())
-    content[position] ^= 0xFF
-    target.write_bytes(bytes(content))

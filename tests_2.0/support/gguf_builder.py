@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.tiny_model import CHATML
+from support.tiny_model import CHATML, byte_alphabet
 
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
 BLOCK_BYTES = {"Q5_0": (32, 22), "Q4_K": (256, 144), "Q6_K": (256, 210), "BF16": (1, 2)}
@@ -275,7 +275,9 @@ def _reordered(values: list[float], shape: tuple[int, ...], order: Sequence[int]
 
 
 def _bpe_vocabulary(pre: str | None) -> dict[str, Any]:
-    tokens = [*BPE_SPECIALS, *byte_alphabet(), *(left + right for left, right in BPE_MERGES)]
+    alphabet = byte_alphabet()
+    stand_ins = [alphabet[byte] for byte in range(256)]
+    tokens = [*BPE_SPECIALS, *stand_ins, *(left + right for left, right in BPE_MERGES)]
     found: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.tokens": tokens,
@@ -307,13 +309,6 @@ def _spm_vocabulary() -> dict[str, Any]:
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
     }
-
-
-def byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes, in the order of the bytes."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = iter(range(256, 512))
-    return [chr(byte) if byte in plain else chr(next(spare)) for byte in range(256)]
 
 
 def _text(text: str) -> bytes:

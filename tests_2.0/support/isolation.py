@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxk2.store.layout import SENTINEL_NAME, repo_folder
+
 STUBS = Path(__file__).resolve().parent.parent / "stubs"
-SENTINEL = "TEST-CACHE-SENTINEL"
 
 # As the person who started the tests has it; live tests may use it.
 USER_ENVIRON: Mapping[str, str] = dict(os.environ)
@@ -44,7 +45,7 @@ def make_cache(root: Path) -> IsolatedCache:
     """Lay out a cache with nothing but the sentinel below `root`."""
     home, hf_home = root / "home", root / "hf"
     hub = hf_home / "hub"
-    snapshot = hub / f"models--{SENTINEL}" / "snapshots" / ("0" * 40)
+    snapshot = hub / repo_folder(SENTINEL_NAME) / "snapshots" / ("0" * 40)
     home.mkdir(parents=True)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}", encoding="utf-8")

@@ -224,7 +224,7 @@ def _write_tokenizer(path: Path, options: TinyOptions, script: Sequence[bytes]) 
 
 def _byte_level_tokenizer(script: Sequence[bytes], add_bos: bool) -> dict[str, Any]:
     """Each byte is a token, as in GPT-2's alphabet; a few merges; the pieces of the script behind them."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     tokens = [*SPECIALS, *alphabet.values()]
     merges = [("t", "h"), ("th", "e"), ("i", "n"), ("Ġ", "the"), ("a", "n"), ("an", "d")]
     tokens += [left + right for left, right in merges]
@@ -296,7 +296,7 @@ def _added(token: str, number: int) -> dict[str, Any]:
     return {"id": number, "content": token, **flags}
 
 
-def _byte_alphabet() -> dict[int, str]:
+def byte_alphabet() -> dict[int, str]:
     """The printable stand-in for each byte that byte-level tokenizers use."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {byte: chr(byte) for byte in plain}
@@ -314,7 +314,7 @@ def _token_text(piece: bytes, spm: bool) -> str:
     special = piece.decode(errors="replace")
     if special in SPECIALS:
         return special
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     return "".join(alphabet[byte] for byte in piece)
 
 

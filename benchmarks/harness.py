@@ -1,0 +1,18 @@
+"""What every benchmark stands on: the test kit on the path (import this first), and the environment of its children."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests_2.0"))
+
+
+def child_environ(**more: str) -> dict[str, str]:
+    """Give this process's environment and `more`, for a child that starts as an installed program does.
+
+    That has its byte code on disk; a shell with PYTHONDONTWRITEBYTECODE would make each start compile it anew.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, **more}
