@@ -37,7 +37,7 @@ def _run(argv: list[str], io: Io) -> int:
     except BrokenPipeError:
         return CLOSED_PIPE
     except MlxkError as error:
-        shown: MlxkError = error
+        shown: MlxkError = _with_way_out(error, line)
     except KeyboardInterrupt:
         shown = Interrupted("interrupted")
     except Exception as bug:  # noqa: BLE001 - the boundary: a bug must answer in the contract's form too
@@ -73,6 +73,13 @@ def _closest(word: str) -> str:
 
     found = get_close_matches(word, list(BY_NAME), n=1)
     return f"did you mean '{PROGRAM} {found[0]}'?" if found else f"{PROGRAM} --help lists the commands"
+
+
+def _with_way_out(error: MlxkError, line: CommandLine) -> MlxkError:
+    """Point a usage error that names no way out at the command's help."""
+    if isinstance(error, UsageError) and error.hint is None:
+        error.hint = f"{PROGRAM} {line.verb} --help" if line.verb in BY_NAME else f"{PROGRAM} --help"
+    return error
 
 
 def _as_internal(bug: Exception, settings: Settings, io: Io) -> MlxkError:
