@@ -73,6 +73,16 @@ def test_management_commands_load_no_heavy_library(
     assert heavy == []
 
 
+@pytest.mark.parametrize("words", [("--version", "--json"), ("list", "--json")], ids=" ".join)
+def test_the_fastest_commands_start_without_dataclasses(
+    words: tuple[str, ...], one_model: IsolatedCache, tmp_path: Path
+) -> None:
+    """See docs/adr/0007: the import of `inspect` behind it is a fifth of these commands."""
+    _, names = modules_loaded_by(words, one_model, tmp_path / "modules")
+    assert "dataclasses" not in names
+    assert "inspect" not in names
+
+
 def test_the_probe_sees_what_is_loaded(one_model: IsolatedCache, tmp_path: Path) -> None:
     """The empty lists above mean something: the probe sees our own modules, and only those of the verb in question."""
     _, names = modules_loaded_by(("list", "--json"), one_model, tmp_path / "modules")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlxk2.inspection.capabilities import CAPABILITIES, detect_type
 from mlxk2.inspection.context import context_length
@@ -20,8 +20,7 @@ _YEAR_10000 = 253_402_300_800
 _MOST_PARAMETERS = 2**53
 
 
-@dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(NamedTuple):
     """The model object of the contract: fields, names and order are those of the JSON answer."""
 
     name: str
@@ -41,8 +40,7 @@ class ModelInfo:
     source: str
 
 
-@dataclass(frozen=True)
-class Inspection:
+class Inspection(NamedTuple):
     """Everything that is known of one model. `findings` is empty for a sound one."""
 
     ref: ModelRef

@@ -6,8 +6,7 @@ The words of the messages are a promise to scripts. Reads headers and lengths of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxk2.inspection import files as model_files
 from mlxk2.inspection.capabilities import is_generative
@@ -37,8 +36,7 @@ _OUT_OF_REACH = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that is wrong. `path` is the file, relative to the model's folder; the first one where it is several."""
 
     code: str

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlxk2.inspection.describe import ModelInfo, describe
 from mlxk2.settings import Settings
 from mlxk2.store.resolve import match_models
 
 
-@dataclass(frozen=True)
-class ListResult:
+class ListResult(NamedTuple):
     models: tuple[ModelInfo, ...]
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a result
 
 
 def list_models(pattern: str | None, settings: Settings) -> ListResult:

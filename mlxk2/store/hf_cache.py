@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mlxk2.errors import PermissionDenied
 from mlxk2.store.layout import LOCKS_FOLDER, SENTINEL_NAME, is_commit, repo_folder, repo_name
@@ -23,8 +23,7 @@ def hash_not_found(revision: str) -> str:
     return f"Specific hash {revision} not found"
 
 
-@dataclass(frozen=True)
-class CachedRepo:
+class CachedRepo(NamedTuple):
     """One `models--…` folder. `path` is absolute or as the cache was given; it may not be a folder at all."""
 
     name: str

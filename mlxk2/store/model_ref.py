@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 CACHE = "cache"
 WORKSPACE = "workspace"
 
 
-@dataclass(frozen=True)
-class ModelRef:
+class ModelRef(NamedTuple):
     """A model's folder.
 
     `name` is what users type and see; `path` is the folder that should hold `config.json` (a snapshot, or a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlxk2.errors import AmbiguousMatch, HashNotFound, ModelNotFound
 from mlxk2.settings import Settings
@@ -12,8 +12,7 @@ from mlxk2.store.layout import DEFAULT_ORGANISATION, is_commit_prefix, name_prob
 from mlxk2.store.model_ref import ModelRef
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(NamedTuple):
     """A model argument taken apart: "org/model@rev" is name "org/model", revision "rev"."""
 
     text: str
@@ -27,8 +26,7 @@ class ModelSpec:
         return cls(text, name, revision) if at else cls(text, text, None)
 
 
-@dataclass(frozen=True)
-class RepoMatch:
+class RepoMatch(NamedTuple):
     """The cached model that a text selects; `exact` is False where it was found as a part of the name."""
 
     repo: CachedRepo
