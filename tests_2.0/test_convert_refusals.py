@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.call import Result, call, checked
 from support.gguf_builder import TinyGguf, tiny_gguf
-from support.isolation import IsolatedCache
+from support.isolation import IsolatedCache, above_permissions
 from support.tiny_model import tiny_model
 
 pytestmark = pytest.mark.mlx_real
@@ -69,7 +69,7 @@ def test_a_pipe_beside_sound_weights_is_refused_by_name(tmp_path: Path, name: st
     assert name in answer.error["message"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
+@pytest.mark.skipif(above_permissions(), reason="nothing is unreadable for root")
 @pytest.mark.parametrize("name", ["folder", "notes.txt", "m.gguf"])
 def test_what_cannot_be_read_is_a_typed_error(tmp_path: Path, name: str) -> None:
     source = tmp_path / name
@@ -155,7 +155,7 @@ def test_messages_show_a_target_as_it_was_written(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     tiny_gguf(home / "m.gguf")
     targets = ["~/filled", "~/file", "~/file/below", "home/filled", "~/" + "x" * 300, "a\0b"]
-    targets += [] if os.geteuid() == 0 else ["~/closed/x"]
+    targets += [] if above_permissions() else ["~/closed/x"]
     for target in targets:
         result = convert("~/m.gguf", target, env={"HOME": str(home)})
         assert result.error["type"] == "InvalidTargetError", target

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import cache_builder as build
 from support.call import call
-from support.isolation import IsolatedCache
+from support.isolation import IsolatedCache, above_permissions
 
 GOOD, BAD = "mlx-community/good", "org/bad"
 
@@ -112,7 +112,7 @@ def test_folders_at_the_end_of_a_link_are_revisions_only_by_their_names(
     assert (bad["name"], bad["reason"], bad["size_bytes"]) == (BAD, "No snapshots found", 0)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(above_permissions(), reason="root may read everything")
 def test_unreadable_folder_is_unhealthy(isolated_cache: IsolatedCache) -> None:
     snapshot = build.Repo(isolated_cache.hub, BAD).snapshot(build.chat_model())
     snapshot.chmod(0)

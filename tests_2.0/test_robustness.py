@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.call import Result, call
-from support.isolation import IsolatedCache
+from support.isolation import IsolatedCache, above_permissions
 from support.planting import COMMIT_A, COMMIT_B, plant
 
 
@@ -229,7 +229,7 @@ def test_remains_of_a_model_can_be_removed(isolated_cache: IsolatedCache, kind: 
     assert not os.path.lexists(place)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+@pytest.mark.skipif(above_permissions(), reason="the superuser may read everything")
 def test_a_hub_that_cannot_be_read_is_not_an_empty_one(isolated_cache: IsolatedCache) -> None:
     plant(isolated_cache.hub, "org/m")
     isolated_cache.hub.chmod(0)
@@ -240,7 +240,7 @@ def test_a_hub_that_cannot_be_read_is_not_an_empty_one(isolated_cache: IsolatedC
     assert types == ["permission_denied", "health_check_failed"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may delete everything")
+@pytest.mark.skipif(above_permissions(), reason="the superuser may delete everything")
 def test_a_refusal_by_the_system_is_named(isolated_cache: IsolatedCache) -> None:
     repo = plant(isolated_cache.hub, "org/m")
     (repo / "snapshots" / COMMIT_A).chmod(0o500)
