@@ -111,7 +111,10 @@ def test_a_closed_standard_input_is_an_empty_one(isolated_cache: IsolatedCache) 
 def test_closed_standard_streams_are_survived(isolated_cache: IsolatedCache) -> None:
     script = f"exec {sys.executable} -m mlxk2 list --json <&- >&- 2>&-"
     env = {**os.environ, **isolated_cache.env}
-    assert subprocess.run(["sh", "-c", script], env=env, check=False, timeout=60).returncode == 0
+    assert subprocess.run(["sh", "-c", script], env=env, check=False, timeout=60).returncode == 1
+    script = f"exec {sys.executable} -m mlxk2 list --json >&-"
+    done = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "error: the answer could not be written: Bad file descriptor\n")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

@@ -139,8 +139,20 @@ def test_the_last_revision_takes_the_model_along(isolated_cache: IsolatedCache) 
     assert not repo.exists()
 
 
+def test_a_workspace_is_not_removed_and_called_by_its_name(isolated_cache: IsolatedCache, tmp_path: Path) -> None:
+    (tmp_path / "spaces" / "mine").mkdir(parents=True)
+    (tmp_path / "spaces" / "mine" / "config.json").write_text("{}", encoding="ascii")
+    env = {**isolated_cache.env, "MLXK2_WORKSPACE_HOME": str(tmp_path / "spaces")}
+    answer = call("rm", "mine", "--force", "--json", env=env)
+    assert answer.error["type"] == "model_not_found"
+    assert "is a workspace" in answer.error["message"]
+    assert (tmp_path / "spaces" / "mine").is_dir()
+
+
 def test_a_part_of_a_name_asks_first(isolated_cache: IsolatedCache) -> None:
     repo = plant(isolated_cache.hub, "org/model")
+    planned = rm(isolated_cache, "mod", "--dry-run")
+    assert (planned.data["action"], planned.data["requires_confirmation"]) == ("planned", True)
     answer = rm(isolated_cache, "mod")
     assert answer.code == 0
     assert (answer.data["action"], answer.data["requires_confirmation"]) == ("requires_confirmation", True)

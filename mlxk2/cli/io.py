@@ -74,11 +74,14 @@ def silence_libraries(io: Io) -> None:
 
 
 def _ensure_open(descriptor: int) -> None:
-    """Put the null device where a standard stream is missing; else the next file that is opened would take its place."""
+    """Put the null device where a standard stream is missing; else the next file that is opened would take its place.
+
+    Standard output gets it for reading only: an answer that nobody can receive is an error, not a success.
+    """
     try:
         os.fstat(descriptor)
     except OSError:
-        null = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
         if null != descriptor:
             os.dup2(null, descriptor)
             os.close(null)

@@ -98,17 +98,19 @@ def execute_rm(plan: RmPlan, *, force: bool = False, dry_run: bool = False) -> R
 
     Raises: LocksPresent, PermissionDenied, DeletionFailed.
     """
+    asks = not plan.exact and not force
+    told = f"would remove {plan.summary}" + ("; --force does it" if asks else "")
     if dry_run:
-        return _result(plan, "planned", f"would remove {plan.summary}")
-    if not plan.exact and not force:
-        return _result(plan, "requires_confirmation", f"would remove {plan.summary}; --force does it")
+        return _result(plan, "planned", told, asks=asks)
+    if asks:
+        return _result(plan, "requires_confirmation", told, asks=True)
     if plan.locks and not force:
         raise LocksPresent(
             f"{plan.model} has {len(plan.locks)} lock file(s): a download may be running",
             hint=f"if none is: mlxk2 rm {plan.model} --force",
         )
     cleaned = _delete(plan)
-    return _result(plan, "deleted", f"removed {plan.summary}", cleaned)
+    return _result(plan, "deleted", f"removed {plan.summary}", cleaned=cleaned)
 
 
 def _delete(plan: RmPlan) -> int:
@@ -131,8 +133,7 @@ def _inside(plan: RmPlan, error: OSError) -> str:
     return os.path.relpath(error.filename, plan.hub) if isinstance(error.filename, str) else plan.model
 
 
-def _result(plan: RmPlan, action: str, message: str, cleaned: int = 0) -> RmResult:
-    asks = action == "requires_confirmation"
+def _result(plan: RmPlan, action: str, message: str, *, asks: bool = False, cleaned: int = 0) -> RmResult:
     return RmResult(
         model=plan.model,
         action=action,

@@ -65,6 +65,10 @@ def find_cached(spec: ModelSpec, settings: Settings) -> RepoMatch:
     if found is not None:
         return RepoMatch(found, exact=True)
     similar = [] if "/" in spec.name else [r for r in repos if _contains(r.name, spec.name)]
+    if not similar and _of_this_name(spec.name, workspace.children(settings.workspace_home)) is not None:
+        raise ModelNotFound(
+            f"'{spec.name}' is a workspace, not a model of the cache", hint="delete the folder yourself if you mean it"
+        )
     if not similar:
         raise _not_found(spec, repos)
     if len(similar) > 1:

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     if context.json:
         silence_libraries(context.io)
     settings = context.settings
+    if not args.source:
+        raise UsageError("the source has no name", hint="convert takes a GGUF file, a model folder (./dir) or a model")
     if not args.target_dir:
         raise UsageError("the target has no name", hint="name a folder that does not exist yet; . is this one")
     change = resolve_change(args.bits, args.group_size, args.dtype, dequantize=args.dequantize)
