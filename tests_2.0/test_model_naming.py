@@ -173,3 +173,13 @@ def test_a_home_path_is_expanded(isolated_cache: IsolatedCache) -> None:
     folder.mkdir()
     (folder / "config.json").write_text("{}", encoding="utf-8")
     assert call("show", "~/mine", "--json", env=isolated_cache.env).data["model"]["name"] == "~/mine"
+
+
+def test_a_folder_that_is_written_like_a_model_is_pointed_out(
+    isolated_cache: IsolatedCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    answer = call("show", "models/mine", "--json", env=isolated_cache.env)
+    assert answer.error["type"] == "model_not_found"
+    assert answer.error["hint"] == "for the folder write ./models/mine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from mlxk2.errors import AmbiguousMatch, HashNotFound, ModelNotFound
@@ -220,4 +221,6 @@ def _not_found(spec: ModelSpec, repos: tuple[CachedRepo, ...]) -> ModelNotFound:
     own_name = spec.name.rsplit("/", 1)[-1]
     similar = [repo.name for repo in repos if _contains(repo.name, own_name)]
     hint = f"did you mean {', '.join(similar[:3])}?" if similar else "mlxk2 list --all shows what is there"
+    if os.path.isdir(spec.name):
+        hint = f"for the folder write ./{spec.name}"
     return ModelNotFound(f"model '{spec.name}' is not in the cache", hint=hint)
