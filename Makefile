@@ -12,11 +12,12 @@ PYTEST_ENV := LD_PRELOAD=$(OPENBLAS) OPENBLAS_NUM_THREADS=1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean \
+.PHONY: help demo hub test check bench docs clean \
 	check-format check-lint check-types check-layers check-startup check-sizes check-docs check-schema
 
 help:
 	@echo 'make demo    install into .venv, fetch a small real model, look at it and talk to it'
+	@echo 'make hub     a Hub of your own on this machine, with the demo model: try pull and push without an account'
 	@echo 'make test    the whole default test suite            (PYTEST_ARGS="-k list" for a part)'
 	@echo 'make check   format, lint, types, layers, start-up, sizes, documents against code'
 	@echo 'make bench   the benchmarks, as tables with ratios'
@@ -30,6 +31,9 @@ $(VENV)/.installed-%: pyproject.toml scripts/make_venv.sh scripts/find_python.sh
 
 demo: $(VENV)/.installed-demo
 	@sh scripts/demo.sh
+
+hub: $(VENV)/.installed-demo
+	@sh scripts/hub.sh
 
 test: $(VENV)/.installed-test
 	$(PYTEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
