@@ -14,7 +14,7 @@ from mlxk2.schema.invalid import JsonSchemaValueException
 Payload = dict[str, Any]
 
 # The commands that have an answer of their own in the schema; everything else answers as "none".
-COMMANDS = ("list", "show", "health", "rm", "version", "run", "convert", "schema")
+COMMANDS = ("list", "show", "health", "pull", "rm", "version", "run", "convert", "clone", "push", "schema")
 
 
 class _Absent:
@@ -43,9 +43,9 @@ def failure(command: str | None, error: MlxkError) -> Payload:
     return _checked({"status": "error", "command": known, "data": to_payload(error.data), "error": body})
 
 
-def to_json(envelope: Payload) -> str:
+def to_json(envelope: Payload, *, one_line: bool = False) -> str:
     """Write an answer as the contract wants it: two-space indent, text that is UTF-8 (half a surrogate pair is not)."""
-    text = json.dumps(envelope, indent=2, ensure_ascii=False)
+    text = json.dumps(envelope, indent=None if one_line else 2, ensure_ascii=False)
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -15,11 +15,19 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` (0 = unknown) in `unit`, e.g. "bytes", "files", "tokens"."""
+    """`done` of `total` (0 = unknown) in `unit`, e.g. "bytes", "files", "tokens"; `name` where it is of one file only."""
 
     done: int
     total: int
     unit: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know before the work ends; it goes on."""
+
+    message: str
 
 
 @dataclass(frozen=True)
@@ -57,4 +65,4 @@ class Finished:
     timing: Timing
 
 
-Event = Union[Started, Progress, Delta, Finished]
+Event = Union[Started, Progress, Warned, Delta, Finished]

@@ -12,6 +12,15 @@ ENVIRONMENT: dict[str, str] = {
     "HF_HOME": "cache root, models in `$HF_HOME/hub`; default `~/.cache/huggingface`; empty = unset",
     "HF_HUB_CACHE": "the hub folder itself; wins over `HF_HOME`",
     "XDG_CACHE_HOME": "used as `hf` uses it: the cache root is `$XDG_CACHE_HOME/huggingface` where `HF_HOME` is not set",
+    "HF_TOKEN": "token for the Hub; `HUGGINGFACE_HUB_TOKEN` and `HUGGING_FACE_HUB_TOKEN` are read after it, then the token file",
+    "HF_TOKEN_PATH": "the token file; default `$HF_HOME/token`, where `hf auth login` puts it",
+    "HF_ENDPOINT": "the Hub's address; default `https://huggingface.co`",
+    "HF_HUB_OFFLINE": "`1`: no socket is opened at all",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "seconds without a byte after which a download's connection counts as stalled; default 10",
+    "HF_HUB_ETAG_TIMEOUT": "seconds that the Hub may take to answer a question; default 10",
+    "HF_HUB_DISABLE_XET": "`1`: `push` uploads by LFS even where hf-xet is installed",
+    "HTTPS_PROXY": "proxy for https addresses; `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` as usual, lower case too",
+    "MLXK2_ENABLE_ALPHA_FEATURES": "anything but empty, `0`, `false`: the alpha commands `clone` and `push` exist",
     "MLXK2_STRICT_TEST_DELETE": "`1`: `rm` refuses unless the cache holds the test sentinel",
     "MLXK2_WORKSPACE_HOME": "folder whose children are workspaces, found by name",
     "MLXK2_NO_FAST_START": "`1`: import mlx-lm with everything it depends on; slower, same tokens",
@@ -22,14 +31,52 @@ ENVIRONMENT: dict[str, str] = {
 }
 
 
+_TIMEOUT_S = 10.0
+_LONGEST_TIMEOUT_S = 3600.0
+_TOKENS = ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+class HubSettings(NamedTuple):
+    """How to reach the Hub. `token` is the one of the environment; `token_file` need not exist.
+
+    Units: seconds. `proxies` maps "http", "https", "all" and "no" to what the environment says.
+    """
+
+    endpoint: str
+    token: str | None
+    token_file: Path
+    offline: bool
+    download_timeout_s: float
+    answer_timeout_s: float
+    use_xet: bool
+    proxies: Mapping[str, str]
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], token_file: Path) -> HubSettings:
+        """Read the hub client's own variables as it reads them."""
+        tokens = (_token(environ.get(name)) for name in _TOKENS)
+        return cls(
+            endpoint=(environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
+            token=next((token for token in tokens if token), None),
+            token_file=token_file,
+            offline=_is_true(environ.get("HF_HUB_OFFLINE")),
+            download_timeout_s=_seconds(environ.get("HF_HUB_DOWNLOAD_TIMEOUT")),
+            answer_timeout_s=_seconds(environ.get("HF_HUB_ETAG_TIMEOUT")),
+            use_xet=not _is_true(environ.get("HF_HUB_DISABLE_XET")),
+            proxies=_proxies(environ),
+        )
+
+
 class Settings(NamedTuple):
     """The environment, understood. Paths are expanded but need not exist."""
 
     hub_cache: Path
     home: Path
+    hub: HubSettings
     workspace_home: Path | None = None
     strict_test_delete: bool = False
     fast_start: bool = True
+    alpha: bool = False
     debug: bool = False
     no_color: bool = False
     force_color: bool = False
@@ -49,9 +96,11 @@ class Settings(NamedTuple):
         return cls(
             hub_cache=folder("HF_HUB_CACHE") or hf_home / "hub",
             home=home,
+            hub=HubSettings.from_env(environ, folder("HF_TOKEN_PATH") or hf_home / "token"),
             workspace_home=folder("MLXK2_WORKSPACE_HOME"),
             strict_test_delete=environ.get("MLXK2_STRICT_TEST_DELETE") == "1",
             fast_start=not _is_on(environ.get("MLXK2_NO_FAST_START")),
+            alpha=_is_on(environ.get("MLXK2_ENABLE_ALPHA_FEATURES")),
             debug=_is_on(environ.get("MLXK2_DEBUG")),
             no_color=bool(environ.get("NO_COLOR")),
             force_color=_is_on(environ.get("FORCE_COLOR")),
@@ -62,6 +111,33 @@ class Settings(NamedTuple):
 def _is_on(value: str | None) -> bool:
     """Anything but unset, empty, "0" and "false" switches a feature on."""
     return bool(value) and value.lower() not in ("0", "false")  # type: ignore[union-attr]
+
+
+def _is_true(value: str | None) -> bool:
+    """The hub client's idea of a switch."""
+    return value is not None and value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _token(value: str | None) -> str | None:
+    """Clean a token of what copying brings along; the hub client does the same."""
+    return (value or "").replace("\r", "").replace("\n", "").strip() or None
+
+
+def _seconds(value: str | None) -> float:
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        return _TIMEOUT_S
+    return min(seconds, _LONGEST_TIMEOUT_S) if seconds > 0 else _TIMEOUT_S
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for kind in ("http", "https", "all", "no"):
+        value = environ.get(f"{kind}_proxy") or environ.get(f"{kind.upper()}_PROXY")
+        if value:
+            found[kind] = value
+    return found
 
 
 def _positive(value: str | None) -> int | None:

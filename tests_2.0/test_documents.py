@@ -68,7 +68,7 @@ def problem(line: str) -> str | None:
     words = CommandLine.split(shlex.split(line)[1:])
     try:
         if words.verb is None:
-            help_or_error(words)
+            help_or_error(words, alpha=True)
         elif words.verb not in BY_NAME:
             return f"{line}: no such command"
         else:

@@ -46,11 +46,25 @@ def test_a_process_prints_one_document_and_nothing_else(isolated_cache: Isolated
         checked(out, code)
 
 
-@pytest.mark.parametrize("word", ["pull", "push", "clone", "serve"])
+@pytest.mark.parametrize("word", ["serve", "server"])
 def test_commands_that_do_not_exist_yet_are_not_there(isolated_cache: IsolatedCache, word: str) -> None:
     answer = call(word, "--json", env={**isolated_cache.env, "MLXK2_ENABLE_ALPHA_FEATURES": "1"})
     assert (answer.code, answer.json["command"], answer.error["type"]) == (2, None, "CommandError")
     assert f"  {word} " not in call("--help", env=isolated_cache.env).stdout
+
+
+@pytest.mark.parametrize("word", ["push", "clone"])
+def test_alpha_commands_are_there_for_those_who_ask(isolated_cache: IsolatedCache, word: str) -> None:
+    for value in ("", "0", "false", "False"):
+        env = {**isolated_cache.env, "MLXK2_ENABLE_ALPHA_FEATURES": value}
+        answer = call(word, "--json", env=env)
+        assert (answer.code, answer.json["command"], answer.error["type"]) == (2, word, "CommandError")
+        assert "MLXK2_ENABLE_ALPHA_FEATURES" in answer.error["hint"]
+        assert f"  {word} " not in call("--help", env=env).stdout
+        assert word not in call("--help", "--json", env=env).data["commands"]
+    env = {**isolated_cache.env, "MLXK2_ENABLE_ALPHA_FEATURES": "yes"}
+    assert f"  {word} " in call("--help", env=env).stdout
+    assert call(word, "--help", env=env).code == 0
 
 
 def test_a_closed_pipe_ends_silently(isolated_cache: IsolatedCache) -> None:

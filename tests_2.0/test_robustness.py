@@ -1,264 +1,213 @@
-"""rm and the disk: nothing outside the hub is ever touched, nothing is deleted by guessing, failures say what failed."""
+"""Every way a Hub can fail, and two commands at a time: a healthy model, or a typed error and nothing wrong in the cache."""
 
 from __future__ import annotations
 
-import os
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.call import Result, call
-from support.isolation import IsolatedCache, above_permissions
-from support.planting import COMMIT_A, COMMIT_B, plant
+from support.call import Result, call, checked
+from support.hub_server import Fault, HubServer, Repo
+from support.isolation import IsolatedCache
+from support.pulling import (
+    MEBIBYTE,
+    dangling_links,
+    finish,
+    hub_env,
+    lock_files,
+    model_files,
+    published_files,
+    snapshot_files,
+    start_pull,
+    until_progress,
+    weights,
+    wrong_blobs,
+)
+
+NAME = "org/tiny"
+# Two pieces, so that several connections work on one file.
+FILES = {**model_files(), "model.safetensors": weights(12 * MEBIBYTE)}
+LARGE = "*.safetensors"
+OK = "success"
 
 
 @pytest.fixture
-def canary(isolated_cache: IsolatedCache) -> Path:
-    """A folder beside the hub that must survive everything."""
-    folder = isolated_cache.hf_home / "canary"
-    folder.mkdir()
-    (folder / "song").write_text("alive", encoding="ascii")
-    return folder
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    with HubServer(tmp_path / "store") as server:
+        server.create_repo(NAME).commit(FILES)
+        yield server
 
 
-def rm(cache: IsolatedCache, *words: str, **options: object) -> Result:
-    return call("rm", *words, "--json", env=cache.env, **options)  # type: ignore[arg-type]
+def tree_of(*entries: tuple[str, str, int]) -> bytes:
+    return json.dumps([{"type": "file", "path": p, "oid": o, "size": s} for p, o, s in entries]).encode()
 
 
-def alive(canary: Path) -> bool:
-    return (canary / "song").read_text(encoding="ascii") == "alive"
+# What happens, and how it ends: `success`, or the type of the error.
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "early end": (Fault("drop", path=LARGE, after=300_000, times=3), OK),
+    "early end, small file": (Fault("drop", path="config.json", after=10, times=2), OK),
+    "early end, always at the start": (Fault("drop", path=LARGE, after=0), "download_failed"),
+    "reset": (Fault("reset", path=LARGE, after=2_000_000, times=3), OK),
+    "reset, small file": (Fault("reset", path="config.json", after=0, times=2), OK),
+    "reset of the question": (Fault("reset", on="info", after=0, times=2), OK),
+    "early end of the list": (Fault("drop", on="tree", after=20, times=2), OK),
+    "stall": (Fault("hang", path=LARGE, after=200_000, times=2), OK),
+    "stall before the headers": (Fault("hang", path="config.json", headers=False, times=1), OK),
+    "stall of the question": (Fault("hang", on="info", times=1), OK),
+    "flipped byte once": (Fault("flip", path=LARGE, after=9_000_000, times=1), OK),
+    "flipped byte always": (Fault("flip", path=LARGE, after=9_000_000), "download_failed"),
+    "flipped byte once, small file": (Fault("flip", path="config.json", after=5, times=1), OK),
+    "flipped byte always, small file": (Fault("flip", path="config.json", after=5), "download_failed"),
+    "too short": (Fault("length", path=LARGE, by=10), "download_failed"),
+    "too long": (Fault("length", path=LARGE, by=-10), "download_failed"),
+    "too short once": (Fault("length", path="config.json", by=3, times=1), OK),
+    "wrong etag": (Fault("etag", etag="0" * 64), OK),
+    "no ranges": (Fault("no_range"), OK),
+    "500 at first": (Fault("status", status=500, on="file", times=5), OK),
+    "503 at first, with a wish": (Fault("status", status=503, on="file", times=2, retry_after="0"), OK),
+    "429 with Retry-After": (Fault("status", status=429, on="file", times=2, retry_after="1"), OK),
+    "408 once": (Fault("status", status=408, on="storage", times=1), OK),
+    "502 of every question at first": (Fault("status", status=502, on="api", times=3), OK),
+    "503 for ever": (Fault("status", status=503, on="file"), "download_failed"),
+    "429 with a long wish": (Fault("status", status=429, on="file", retry_after="3600"), "download_failed"),
+    "403 of the storage": (Fault("status", status=403, on="storage"), "download_failed"),
+    "404 of a file": (Fault("status", status=404, on="resolve", method="GET", path=LARGE), "download_failed"),
+    "403 of a file": (Fault("status", status=403, on="resolve", method="GET", path=LARGE), "access_denied"),
+    "401 of a file": (Fault("status", status=401, on="resolve", method="GET", path=LARGE), "access_denied"),
+    "418 of a file": (Fault("status", status=418, on="resolve", method="GET", path=LARGE), "download_failed"),
+    "no JSON": (Fault("body", on="info", body=b"<html>welcome to the hotel's network</html>"), "download_failed"),
+    "JSON of another kind": (Fault("body", on="tree", body=b'{"files": 3}'), "download_failed"),
+    "a commit that is none": (
+        Fault("body", on="info", body=b'{"id": "org/tiny", "sha": "../../x"}'),
+        "download_failed",
+    ),
+    "leaves its folder": (Fault("body", on="tree", body=tree_of(("../x", "a" * 40, 3))), "download_failed"),
+    "absolute": (Fault("body", on="tree", body=tree_of(("/etc/x", "a" * 40, 3))), "download_failed"),
+    "a hash that is a path": (Fault("body", on="tree", body=tree_of(("x", "../../x", 3))), "download_failed"),
+    "a file and its folder": (
+        Fault("body", on="tree", body=tree_of(("x", "a" * 40, 3), ("x/y", "b" * 40, 3))),
+        "download_failed",
+    ),
+    "a hash with two sizes": (
+        Fault("body", on="tree", body=tree_of(("x", "a" * 40, 3), ("y", "a" * 40, 4))),
+        "download_failed",
+    ),
+    "more than any disk": (Fault("body", on="tree", body=tree_of(("x", "a" * 40, 1 << 49))), "insufficient_space"),
+    "a size below zero": (Fault("body", on="tree", body=tree_of(("x", "a" * 40, -1))), "download_failed"),
+    "a redirect to a file": (
+        Fault("status", status=302, on="resolve", method="GET", headers_extra={"Location": "file:///etc/passwd"}),
+        "download_failed",
+    ),
+    "a redirect in a circle": (
+        Fault("status", status=302, on="resolve", method="GET", headers_extra={"Location": "?again"}),
+        "download_failed",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "..",
-        "../canary",
-        "./x",
-        "a/../../canary",
-        "models--..--canary",
-        "models--../../canary",
-        "~",
-        "~/x",
-        "org/..",
-        "@",
-        "a\0b",
-    ],
-)
-def test_paths_are_refused(isolated_cache: IsolatedCache, canary: Path, text: str) -> None:
-    plant(isolated_cache.hub, "org/m")
-    for words in ([text], [text, "--force"], [f"{text}@{COMMIT_A}", "--force"], [f"org/m@{text}", "--force"]):
-        answer = rm(isolated_cache, *words)
-        assert answer.json["status"] == "error", words
-    assert alive(canary)
-    assert (isolated_cache.hub / "models--org--m" / "snapshots" / COMMIT_A / "config.json").exists()
-
-
-def test_an_absolute_path_is_refused(isolated_cache: IsolatedCache, canary: Path) -> None:
-    answer = rm(isolated_cache, str(canary), "--force")
-    assert (answer.code, answer.error["type"]) == (2, "CommandError")
-    assert alive(canary)
-
-
-@pytest.mark.parametrize("place", ["repo", "snapshots", "snapshot", "file", "blobs", "refs", "locks"])
-def test_links_to_the_outside_are_removed_not_followed(isolated_cache: IsolatedCache, canary: Path, place: str) -> None:
-    hub = isolated_cache.hub
-    repo = plant(hub, "org/m")
-    links = {
-        "repo": repo,
-        "snapshots": repo / "snapshots",
-        "snapshot": repo / "snapshots" / COMMIT_B,
-        "file": repo / "snapshots" / COMMIT_A / "weights",
-        "blobs": repo / "blobs",
-        "refs": repo / "refs",
-        "locks": hub / ".locks" / "models--org--m",
-    }
-    link = links[place]
-    link.parent.mkdir(exist_ok=True)
-    if link.is_dir():
-        link.rename(isolated_cache.root / "moved")
-    link.symlink_to(canary)
-    (canary / "x.lock").write_text("", encoding="ascii")
-    rm(isolated_cache, "org/m", "--force")
-    assert alive(canary)
-    assert (canary / "x.lock").exists()
-    assert not os.path.lexists(repo)
-
-
-@pytest.mark.parametrize("place", ["repo", "snapshots", "blobs", "refs"])
-def test_one_revision_of_a_linked_model_is_refused(isolated_cache: IsolatedCache, canary: Path, place: str) -> None:
-    repo = plant(isolated_cache.hub, "org/m", COMMIT_A, COMMIT_B)
-    (repo / "blobs").mkdir(exist_ok=True)
-    part = repo if place == "repo" else repo / place
-    part.rename(canary / "moved")
-    part.symlink_to(canary / "moved")
-    before = sorted(path for path in canary.rglob("*"))
-    answer = rm(isolated_cache, f"org/m@{COMMIT_B[:6]}", "--force")
-    assert answer.error["type"] == "permission_denied"
-    assert "is a link" in answer.error["message"]
-    assert sorted(path for path in canary.rglob("*")) == before
-
-
-def test_a_linked_folder_of_locks_is_left_alone(isolated_cache: IsolatedCache, canary: Path) -> None:
-    plant(isolated_cache.hub, "org/m")
-    (canary / "models--org--m").mkdir()
-    (canary / "models--org--m" / "precious.lock").write_text("", encoding="ascii")
-    (isolated_cache.hub / ".locks").symlink_to(canary)
-    assert rm(isolated_cache, "org/m", "--force").data["action"] == "deleted"
-    assert (canary / "models--org--m" / "precious.lock").exists()
-
-
-def test_a_revision_whose_links_lead_outside_loses_only_the_links(isolated_cache: IsolatedCache, canary: Path) -> None:
-    repo = plant(isolated_cache.hub, "org/m", COMMIT_A, COMMIT_B)
-    (repo / "snapshots" / COMMIT_B / "weights").symlink_to(canary / "song")
-    answer = rm(isolated_cache, f"org/m@{COMMIT_B[:6]}")
-    assert answer.data["revisions"] == [COMMIT_B]
-    assert alive(canary)
-    assert [path.name for path in (repo / "snapshots").iterdir()] == [COMMIT_A]
-
-
-def test_a_revision_takes_only_the_blobs_that_it_alone_uses(isolated_cache: IsolatedCache) -> None:
-    repo = plant(isolated_cache.hub, "org/m", COMMIT_A, COMMIT_B)
-    kept = (repo / "snapshots" / COMMIT_A / "config.json").resolve().name
-    for blob, size in (("shared", 10), ("onlyb", 300)):
-        (repo / "blobs" / blob).write_bytes(b"x" * size)
-    (repo / "snapshots" / COMMIT_A / "w1").symlink_to("../../blobs/shared")
-    (repo / "snapshots" / COMMIT_B / "w1").symlink_to("../../blobs/shared")
-    (repo / "snapshots" / COMMIT_B / "w2").symlink_to("../../blobs/onlyb")
-    (repo / "refs" / "dev").write_text(COMMIT_B, encoding="ascii")
-    config = (repo / "snapshots" / COMMIT_B / "config.json").stat().st_size
-    answer = rm(isolated_cache, "org/m@dev")
-    assert answer.data["freed_bytes"] == 300 + config + len(COMMIT_B)  # the ref goes too
-    assert answer.data["commit_hash"] == COMMIT_B
-    assert sorted(path.name for path in (repo / "blobs").iterdir()) == sorted(["shared", kept])
-    assert sorted(path.name for path in (repo / "refs").iterdir()) == ["main"]
-
-
-def test_the_last_revision_takes_the_model_along(isolated_cache: IsolatedCache) -> None:
-    repo = plant(isolated_cache.hub, "org/m")
-    assert rm(isolated_cache, f"org/m@{COMMIT_A}").data["action"] == "deleted"
-    assert not repo.exists()
-
-
-def test_a_workspace_is_not_removed_and_called_by_its_name(isolated_cache: IsolatedCache, tmp_path: Path) -> None:
-    (tmp_path / "spaces" / "mine").mkdir(parents=True)
-    (tmp_path / "spaces" / "mine" / "config.json").write_text("{}", encoding="ascii")
-    env = {**isolated_cache.env, "MLXK2_WORKSPACE_HOME": str(tmp_path / "spaces")}
-    answer = call("rm", "mine", "--force", "--json", env=env)
-    assert answer.error["type"] == "model_not_found"
-    assert "is a workspace" in answer.error["message"]
-    assert (tmp_path / "spaces" / "mine").is_dir()
-
-
-def test_a_part_of_a_name_asks_first(isolated_cache: IsolatedCache) -> None:
-    repo = plant(isolated_cache.hub, "org/model")
-    planned = rm(isolated_cache, "mod", "--dry-run")
-    assert (planned.data["action"], planned.data["requires_confirmation"]) == ("planned", True)
-    answer = rm(isolated_cache, "mod")
-    assert answer.code == 0
-    assert (answer.data["action"], answer.data["requires_confirmation"]) == ("requires_confirmation", True)
-    assert answer.data["matches"] == ["org/model"]
-    assert repo.exists()
-    assert rm(isolated_cache, "mod", "--force").data["action"] == "deleted"
-    assert not repo.exists()
-
-
-@pytest.mark.parametrize(
-    ("typed", "gone"), [("y\n", True), ("yes\n", True), ("\n", False), ("n\n", False), ("", False)]
-)
-def test_a_terminal_is_asked(isolated_cache: IsolatedCache, typed: str, gone: bool) -> None:
-    repo = plant(isolated_cache.hub, "org/model")
-    answer = call("rm", "mod", env=isolated_cache.env, stdin=typed, terminal=True)
-    assert answer.code == 0
-    assert "Remove org/model" in answer.stderr
-    assert repo.exists() is not gone
-
-
-def test_several_matches_delete_nothing(isolated_cache: IsolatedCache) -> None:
-    for name in ("org/a-model", "org/b-model"):
-        plant(isolated_cache.hub, name)
-    answer = rm(isolated_cache, "model", "--force")
-    assert answer.error["type"] == "ambiguous_match"
-    assert answer.data["action"] == "ambiguous"
-    assert answer.data["matches"] == answer.error["matches"] == ["org/a-model", "org/b-model"]
-    assert len(list(isolated_cache.hub.glob("models--org--*"))) == 2
-
-
-def test_a_dry_run_deletes_nothing_and_counts_true(isolated_cache: IsolatedCache) -> None:
-    repo = plant(isolated_cache.hub, "org/m", COMMIT_A, COMMIT_B)
-    size = sum(path.stat().st_size for path in repo.rglob("*") if path.is_file() and not path.is_symlink())
-    answer = rm(isolated_cache, "org/m", "--dry-run")
-    assert (answer.data["action"], answer.data["freed_bytes"]) == ("planned", size)
-    assert sorted(answer.data["revisions"]) == [COMMIT_A, COMMIT_B]
-    assert repo.exists()
-    assert rm(isolated_cache, "org/m").data["freed_bytes"] == size
-
-
-def test_locks_of_this_model_stop_rm_and_are_cleaned_with_force(isolated_cache: IsolatedCache) -> None:
-    repo = plant(isolated_cache.hub, "org/m")
-    locks = isolated_cache.hub / ".locks"
-    for owner in ("models--org--m", "models--org--m2"):
-        (locks / owner).mkdir(parents=True)
-        (locks / owner / "blob.lock").write_text("", encoding="ascii")
-    answer = rm(isolated_cache, "org/m")
-    assert answer.error["type"] == "locks_present"
-    assert "--force" in answer.error["hint"]
-    assert repo.exists()
-    answer = rm(isolated_cache, "org/m", "--force")
-    assert (answer.data["locks_detected"], answer.data["lock_files"]) == (True, ["blob.lock"])
-    assert answer.data["lock_files_cleaned"] == 1
-    assert not (locks / "models--org--m").exists()
-    assert (locks / "models--org--m2" / "blob.lock").exists()
-
-
-def test_strict_mode_wants_the_sentinel(isolated_cache: IsolatedCache) -> None:
-    repo = plant(isolated_cache.hub, "org/m")
-    (isolated_cache.hub / "models--TEST-CACHE-SENTINEL").rename(isolated_cache.root / "gone")
-    assert rm(isolated_cache, "org/m", "--force").error["type"] == "permission_denied"
-    assert repo.exists()
-
-
-@pytest.mark.parametrize("kind", ["missing", "file"])
-def test_without_a_hub_there_is_nothing_to_remove(isolated_cache: IsolatedCache, kind: str) -> None:
-    place = isolated_cache.root / "elsewhere"
-    if kind == "file":
-        place.write_text("", encoding="ascii")
-    env = {**isolated_cache.env, "HF_HUB_CACHE": str(place)}
-    assert call("rm", "org/m", "--json", env=env).error["type"] == "cache_not_found"
-    assert call("list", "--json", env=env).data == {"models": [], "count": 0}
-    assert call("health", "--json", env=env).data["summary"]["total"] == 0
-
-
-@pytest.mark.parametrize("kind", ["file", "empty folder", "dangling link"])
-def test_remains_of_a_model_can_be_removed(isolated_cache: IsolatedCache, kind: str) -> None:
-    place = isolated_cache.hub / "models--org--broken"
-    if kind == "file":
-        place.write_text("x", encoding="ascii")
-    elif kind == "dangling link":
-        place.symlink_to("nowhere")
+def check(result: Result, ending: str, cache: IsolatedCache, repo: Repo) -> None:
+    assert wrong_blobs(cache) == []
+    assert dangling_links(cache) == []
+    assert lock_files(cache) == []
+    if ending == OK:
+        assert result.code == 0, result.stdout
+        assert snapshot_files(cache, NAME, repo.head()) == published_files(repo)
     else:
-        place.mkdir()
-    assert rm(isolated_cache, "org/broken").data["action"] == "deleted"
-    assert not os.path.lexists(place)
+        assert (result.code, result.error["type"]) == (1, ending), result.stdout
+        assert not list(cache.hub.glob("models--org--tiny/snapshots/*"))
+        assert result.data["download_status"] in ("failed", "access_denied")
 
 
-@pytest.mark.skipif(above_permissions(), reason="the superuser may read everything")
-def test_a_hub_that_cannot_be_read_is_not_an_empty_one(isolated_cache: IsolatedCache) -> None:
-    plant(isolated_cache.hub, "org/m")
-    isolated_cache.hub.chmod(0)
-    try:
-        types = [call(*words, "--json", env=isolated_cache.env).error["type"] for words in (["list"], ["health"])]
-    finally:
-        isolated_cache.hub.chmod(0o700)
-    assert types == ["permission_denied", "health_check_failed"]
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_ends_in_a_healthy_model_or_a_typed_error(
+    name: str, hub: HubServer, isolated_cache: IsolatedCache
+) -> None:
+    fault, ending = FAULTS[name]
+    active = hub.add_fault(fault)
+    result = call("pull", NAME, "--json", env=hub_env(isolated_cache, hub))
+    assert active.hits, "the fault never struck"
+    check(result, ending, isolated_cache, hub.repo(NAME))
 
 
-@pytest.mark.skipif(above_permissions(), reason="the superuser may delete everything")
-def test_a_refusal_by_the_system_is_named(isolated_cache: IsolatedCache) -> None:
-    repo = plant(isolated_cache.hub, "org/m")
-    (repo / "snapshots" / COMMIT_A).chmod(0o500)
-    try:
-        answer = rm(isolated_cache, "org/m")
-    finally:
-        (repo / "snapshots" / COMMIT_A).chmod(0o700)
-    assert answer.error["type"] == "permission_denied"
-    assert "config.json" in answer.error["message"]
+@pytest.mark.parametrize("name", [name for name, (_, ending) in FAULTS.items() if ending != OK])
+def test_when_the_hub_is_well_again_the_next_pull_succeeds(
+    name: str, hub: HubServer, isolated_cache: IsolatedCache
+) -> None:
+    if name == "503 for ever":
+        pytest.skip("the same as the others, and slow")
+    hub.add_fault(FAULTS[name][0])
+    env = hub_env(isolated_cache, hub)
+    assert call("pull", NAME, "--json", env=env).code == 1
+    hub.clear_faults()
+    check(call("pull", NAME, "--json", env=env), OK, isolated_cache, hub.repo(NAME))
+    assert call("health", NAME, "--deep", "--json", env=env).data["summary"]["healthy_count"] == 1
+
+
+def test_an_address_of_the_storage_that_expires_is_asked_for_anew(
+    hub: HubServer, isolated_cache: IsolatedCache
+) -> None:
+    # More pieces than connections, so that an address is used again.
+    hub.repo(NAME).commit({"model.safetensors": weights(72 * MEBIBYTE)})
+    active = hub.add_fault(Fault("expire", after=1))
+    result = call("pull", NAME, "--json", env=hub_env(isolated_cache, hub))
+    assert active.hits
+    check(result, OK, isolated_cache, hub.repo(NAME))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_clear_no_is_asked_once(status: int, hub: HubServer, isolated_cache: IsolatedCache) -> None:
+    active = hub.add_fault(Fault("status", status=status, on="resolve"))
+    call("pull", NAME, "--json", env=hub_env(isolated_cache, hub))
+    # The look at the access, and at most one try of each connection.
+    assert active.hits <= 9
+
+
+def test_the_token_goes_to_the_hub_and_never_to_the_storage(hub: HubServer, isolated_cache: IsolatedCache) -> None:
+    hub.add_token("hf_secret", user="alice")
+    env = hub_env(isolated_cache, hub, HF_TOKEN="hf_secret")
+    assert call("pull", NAME, "--json", env=env).code == 0
+    assert all(request.authorized for request in hub.requests if request.kind != "storage")
+    assert not any(request.authorized for request in hub.requests if request.kind == "storage")
+    assert any(request.kind == "storage" for request in hub.requests)
+
+
+def test_a_redirect_to_a_stranger_gets_no_token(hub: HubServer, isolated_cache: IsolatedCache, tmp_path: Path) -> None:
+    hub.add_token("hf_secret", user="alice")
+    with HubServer(tmp_path / "other") as stranger:
+        place = f"{stranger.endpoint}/anything"
+        hub.add_fault(Fault("status", status=302, on="resolve", method="GET", headers_extra={"Location": place}))
+        call("pull", NAME, "--json", env=hub_env(isolated_cache, hub, HF_TOKEN="hf_secret"))
+        assert stranger.requests
+        assert not any(request.authorized for request in stranger.requests)
+
+
+def test_of_two_pulls_at_a_time_one_works_and_the_other_finds_it_done(
+    hub: HubServer, isolated_cache: IsolatedCache
+) -> None:
+    hub.limit_rate(8 * MEBIBYTE)
+    with start_pull(isolated_cache, hub, NAME, "--stream-json") as first:
+        until_progress(first, MEBIBYTE)
+        with start_pull(isolated_cache, hub, NAME, "--json") as second:
+            first_code, first_out = finish(first)
+            second_code, second_out = finish(second)
+    assert (first_code, second_code) == (0, 0)
+    assert json.loads(first_out.splitlines()[-1])["data"]["download_status"] == "success"
+    assert checked(second_out, 0)["data"]["download_status"] == "already_exists"
+    assert hub.bytes_sent(NAME, LARGE) <= len(FILES["model.safetensors"]) + MEBIBYTE
+    check(call("pull", NAME, "--json", env=hub_env(isolated_cache, hub)), OK, isolated_cache, hub.repo(NAME))
+
+
+def test_rm_beside_a_pull_refuses_and_with_force_leaves_no_wreck(hub: HubServer, isolated_cache: IsolatedCache) -> None:
+    hub.limit_rate(MEBIBYTE)
+    env = hub_env(isolated_cache, hub)
+    with start_pull(isolated_cache, hub, NAME, "--stream-json") as process:
+        until_progress(process, MEBIBYTE)
+        assert call("rm", NAME, "--json", env=env).error["type"] == "locks_present"
+        assert call("rm", NAME, "--force", "--json", env=env).data["action"] == "deleted"
+        hub.limit_rate(None)
+        code, out = finish(process)
+    answer = json.loads(out.splitlines()[-1])
+    assert (code, answer["error"]["type"]) == (1, "pull_operation_failed")
+    assert dangling_links(isolated_cache) == []
+    check(call("pull", NAME, "--json", env=env), OK, isolated_cache, hub.repo(NAME))

@@ -28,6 +28,11 @@ class CommandLine(NamedTuple):
     json: bool
 
     @property
+    def stream_json(self) -> bool:
+        """Whether the answer is the last of many lines, each a JSON document."""
+        return "--stream-json" in self.rest
+
+    @property
     def quiet(self) -> bool:
         return "--quiet" in self.rest
 
@@ -48,23 +53,24 @@ class CommandLine(NamedTuple):
         return all(word in _GLOBAL_FLAGS for word in self.rest)
 
 
-def help_or_error(line: CommandLine) -> None:
+def help_or_error(line: CommandLine, *, alpha: bool) -> None:
     """Answer an argv without a verb. Raises: HelpAsked, or UsageError naming the first unknown option."""
     for word in line.rest:
         if word not in (*_GLOBAL_FLAGS, *_HELP_FLAGS):
             raise UsageError(f"unknown option {word}", hint=f"{PROGRAM} --help")
-    raise HelpAsked(usage())
+    raise HelpAsked(usage(alpha=alpha))
 
 
-def usage() -> str:
+def usage(*, alpha: bool) -> str:
     """The help of the program itself."""
-    from mlxk2.cli.registry import VERBS
+    from mlxk2.cli.registry import available
 
-    width = max(len(verb.name) for verb in VERBS)
-    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in VERBS]
+    verbs = available(alpha=alpha)
+    width = max(len(verb.name) for verb in verbs)
+    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in verbs]
     return (
         f"usage: {PROGRAM} COMMAND [ARGUMENTS] [--json] [--quiet]\n\n"
-        "Find, check, convert, run and remove MLX language models in the Hugging Face cache.\n\n"
+        "Find, fetch, check, convert, run and remove MLX language models in the Hugging Face cache.\n\n"
         "commands:\n" + "\n".join(lines) + "\n\n"
         f"{PROGRAM} COMMAND --help explains a command; {PROGRAM} --version prints the version.\n"
     )

@@ -10,7 +10,7 @@ from typing import Any
 from mlxk2.cli.command_line import PROGRAM, CommandLine, HelpAsked, help_or_error
 from mlxk2.cli.io import Io, process_io
 from mlxk2.cli.present import CLOSED_PIPE, Context, show_error, show_help
-from mlxk2.cli.registry import BY_NAME
+from mlxk2.cli.registry import BY_NAME, Verb, available
 from mlxk2.errors import InternalError, Interrupted, MlxkError, UsageError
 from mlxk2.settings import Settings
 
@@ -49,15 +49,13 @@ def _answer(line: CommandLine, settings: Settings, io: Io) -> int:
     try:
         return _dispatch(line, settings, io)
     except HelpAsked as asked:
-        return show_help(asked.text, line.json, io)
+        return show_help(asked.text, line.json, available(alpha=settings.alpha), io)
 
 
 def _dispatch(line: CommandLine, settings: Settings, io: Io) -> int:
     if line.verb is None:
-        help_or_error(line)
-    verb = BY_NAME.get(line.verb or "")
-    if verb is None:
-        raise UsageError(f"'{line.verb}' is no command", hint=_closest(line.verb or ""))
+        help_or_error(line, alpha=settings.alpha)
+    verb = _verb(line.verb or "", alpha=settings.alpha)
     if line.is_plain and not verb.needs_parser:
         args: Any = SimpleNamespace(json=line.json, quiet=line.quiet)
     else:
@@ -68,10 +66,19 @@ def _dispatch(line: CommandLine, settings: Settings, io: Io) -> int:
     return code
 
 
-def _closest(word: str) -> str:
+def _verb(word: str, *, alpha: bool) -> Verb:
+    verb = BY_NAME.get(word)
+    if verb is None:
+        raise UsageError(f"'{word}' is no command", hint=_closest(word, alpha=alpha))
+    if verb.alpha and not alpha:
+        raise UsageError(f"'{word}' is an alpha command", hint="MLXK2_ENABLE_ALPHA_FEATURES=1 switches it on")
+    return verb
+
+
+def _closest(word: str, *, alpha: bool) -> str:
     from difflib import get_close_matches
 
-    found = get_close_matches(word, list(BY_NAME), n=1)
+    found = get_close_matches(word, [verb.name for verb in available(alpha=alpha)], n=1)
     return f"did you mean '{PROGRAM} {found[0]}'?" if found else f"{PROGRAM} --help lists the commands"
 
 

@@ -14,6 +14,7 @@ from mlxk2.errors import MlxkError, OutputFailed
 from mlxk2.settings import Settings
 
 if TYPE_CHECKING:
+    from mlxk2.cli.registry import Verb
     from mlxk2.events import Event
 
 Outcome = Any  # a result, or a generator of events that returns one
@@ -32,7 +33,12 @@ class Context(NamedTuple):
 
     @property
     def json(self) -> bool:
-        return bool(self.args.json)
+        return bool(self.args.json) or self.stream_json
+
+    @property
+    def stream_json(self) -> bool:
+        """Whether every event is a line of JSON on stdout, and the answer the last one."""
+        return bool(getattr(self.args, "stream_json", False))
 
     @property
     def interactive(self) -> bool:
@@ -45,7 +51,7 @@ def present(context: Context, outcome: Outcome, sink: Sink | None = None) -> int
     result = drain(outcome, sink) if isinstance(outcome, Generator) else outcome
     answer = envelope.success(context.verb, result)
     if context.json:
-        write_json(context.io, answer)
+        write_json(context.io, answer, one_line=context.stream_json)
     else:
         render(context, answer["data"])
     return 0
@@ -84,6 +90,32 @@ def progress_sink(context: Context) -> Iterator[Sink | None]:
         line.clear()
 
 
+@contextmanager
+def event_sink(context: Context) -> Iterator[Sink | None]:
+    """Give a sink for long work: bars where a person looks at stderr, lines of JSON with --stream-json.
+
+    Warnings reach people in any case, unless they asked for quiet.
+    """
+    if context.stream_json:
+        from mlxk2.output.event_lines import EventLines
+
+        yield EventLines(partial(write, context.io.stdout))
+        return
+    if context.json or context.args.quiet:
+        yield None
+        return
+    from mlxk2.output.stream import Warnings
+
+    warnings = Warnings(partial(write, context.io.stderr))
+    if not is_terminal(context.io.stderr):
+        yield warnings
+        return
+    from mlxk2.output.bars import Bars
+
+    with Bars(context.io.stderr, color=_takes_color(context.io.stderr, context.settings)) as bars:
+        yield bars
+
+
 def ask(context: Context, question: str) -> bool:
     """Ask a person a question on stderr; anything but yes is no."""
     from mlxk2.text import one_line
@@ -93,9 +125,9 @@ def ask(context: Context, question: str) -> bool:
     return context.io.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def write_json(io: Io, answer: dict[str, Any]) -> None:
-    """Print the one JSON document of this command."""
-    write(io.stdout, envelope.to_json(answer) + "\n")
+def write_json(io: Io, answer: dict[str, Any], *, one_line: bool = False) -> None:
+    """Print the answer of this command."""
+    write(io.stdout, envelope.to_json(answer, one_line=one_line) + "\n")
 
 
 def render(context: Context, data: dict[str, Any]) -> None:
@@ -121,8 +153,8 @@ def _takes_color(stream: TextIO, settings: Settings) -> bool:
 def show_error(error: MlxkError, line: CommandLine, settings: Settings, io: Io) -> int:
     """Print an error where its readers look: an envelope on stdout, or two lines on stderr."""
     try:
-        if line.json and not isinstance(error, OutputFailed):
-            write_json(io, envelope.failure(line.verb, error))
+        if (line.json or line.stream_json) and not isinstance(error, OutputFailed):
+            write_json(io, envelope.failure(line.verb, error), one_line=line.stream_json)
         else:
             _tell(error, settings, io)
     except BrokenPipeError:
@@ -140,12 +172,10 @@ def _tell(error: MlxkError, settings: Settings, io: Io) -> None:
         write(io.stderr, error_lines(error.message, error.hint, _takes_color(io.stderr, settings)))
 
 
-def show_help(text: str, as_json: bool, io: Io) -> int:
+def show_help(text: str, as_json: bool, verbs: tuple[Verb, ...], io: Io) -> int:
     """Print help; in JSON mode as the answer of no command."""
     if as_json:
-        from mlxk2.cli.registry import BY_NAME
-
-        write_json(io, envelope.success(None, {"usage": text, "commands": list(BY_NAME)}))
+        write_json(io, envelope.success(None, {"usage": text, "commands": [verb.name for verb in verbs]}))
     else:
         write(io.stdout, text)
     return 0

@@ -10,13 +10,14 @@ class Verb(NamedTuple):
     """A command. Its module has `add_arguments(parser)` and `run(args, context) -> exit code`.
 
     `needs_parser` is False where there is nothing but the flags of every command; with `intermixed` the arguments
-    may stand between flags.
+    may stand between flags. An `alpha` command exists only where the user switched those on.
     """
 
     name: str
     summary: str
     needs_parser: bool = True
     intermixed: bool = False
+    alpha: bool = False
 
     def load(self) -> Any:
         """Import the module of this verb."""
@@ -27,11 +28,19 @@ VERBS: tuple[Verb, ...] = (
     Verb("list", "list the models in the cache"),
     Verb("show", "show one model: metadata, files, configuration, memory"),
     Verb("health", "check that models are complete and sound"),
+    Verb("pull", "fetch a model from the Hub into the cache; resumes, verifies, repairs"),
     Verb("run", "ask a model, and print its answer as it comes", intermixed=True),
     Verb("rm", "remove a model, or one revision of it, from the cache"),
     Verb("convert", "turn a GGUF file or a model folder into an MLX model folder"),
+    Verb("clone", "copy a model out of the cache, or the Hub, into a folder of your own", alpha=True),
+    Verb("push", "upload a folder to the Hub as one commit", alpha=True),
     Verb("schema", "print the JSON Schema of the answers"),
     Verb("version", "print the version", needs_parser=False),
 )
 
 BY_NAME: dict[str, Verb] = {verb.name: verb for verb in VERBS}
+
+
+def available(*, alpha: bool) -> tuple[Verb, ...]:
+    """The verbs that exist for this user."""
+    return tuple(verb for verb in VERBS if alpha or not verb.alpha)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlxk2.convert.change import WeightChange
 from mlxk2.convert.model_folder import FolderJob, FolderSource, copy_along, inspect_folder, only_gguf
-from mlxk2.convert.target import Target, building, check_space, find_target
 from mlxk2.errors import ConversionFailed, DependencyMissing, InvalidSource, InvalidTarget, UsageError
 from mlxk2.events import Event, Started
 from mlxk2.inspection.framework import MLX
 from mlxk2.inspection.gguf_types import MAGIC
 from mlxk2.store.model_ref import ModelRef
+from mlxk2.store.target import Target, building, check_space, find_target
 from mlxk2.units import format_size
 
 if TYPE_CHECKING:

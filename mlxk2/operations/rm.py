@@ -21,6 +21,7 @@ from mlxk2.store import workspace
 from mlxk2.store.deletion import Deletion, clean_locks, delete, plan_deletion
 from mlxk2.store.hf_cache import has_sentinel, lock_files
 from mlxk2.store.layout import SENTINEL_NAME, is_commit
+from mlxk2.store.pull_lock import PullLock, is_left_over, released
 from mlxk2.store.resolve import ModelSpec, find_cached, find_snapshot
 from mlxk2.units import format_size
 
@@ -35,6 +36,11 @@ class RmPlan:
     deletion: Deletion
     locks: tuple[str, ...]
     hub: Path
+
+    @property
+    def blocking_locks(self) -> tuple[str, ...]:
+        """The lock files that say somebody may be at work; one of ours whose process has died says nothing."""
+        return tuple(path for path in self.locks if not is_left_over(path))
 
     @property
     def summary(self) -> str:
@@ -104,13 +110,21 @@ def execute_rm(plan: RmPlan, *, force: bool = False, dry_run: bool = False) -> R
         return _result(plan, "planned", told, asks=asks)
     if asks:
         return _result(plan, "requires_confirmation", told, asks=True)
-    if plan.locks and not force:
-        raise LocksPresent(
-            f"{plan.model} has {len(plan.locks)} lock file(s): a download may be running",
-            hint=f"if none is: mlxk2 rm {plan.model} --force",
-        )
-    cleaned = _delete(plan)
+    if plan.blocking_locks and not force:
+        raise _locked(plan, len(plan.blocking_locks))
+    lock = PullLock(plan.hub, plan.model)
+    with released(lock):
+        if not lock.try_take() and not force:
+            raise _locked(plan, 1)
+        cleaned = _delete(plan)
     return _result(plan, "deleted", f"removed {plan.summary}", cleaned=cleaned)
+
+
+def _locked(plan: RmPlan, count: int) -> LocksPresent:
+    return LocksPresent(
+        f"{plan.model} has {count} lock file(s): a download may be running",
+        hint=f"if none is: mlxk2 rm {plan.model} --force",
+    )
 
 
 def _delete(plan: RmPlan) -> int:

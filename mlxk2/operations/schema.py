@@ -10,6 +10,9 @@ from mlxk2.envelope import COMMANDS
 from mlxk2.errors import UsageError
 from mlxk2.spec import SCHEMA_PATH
 
+# The lines that `--stream-json` prints before the answer.
+EVENT = "event"
+
 
 @dataclass(frozen=True)
 class SchemaResult:
@@ -22,8 +25,8 @@ def answer_schema(command: str | None) -> SchemaResult:
     whole = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
     if command is None:
         return SchemaResult(None, whole)
-    if command not in COMMANDS:
-        raise UsageError(f"'{command}' is no command with an answer", hint="one of: " + ", ".join(COMMANDS))
+    if command not in (*COMMANDS, EVENT):
+        raise UsageError(f"'{command}' is no command with an answer", hint="one of: " + ", ".join((*COMMANDS, EVENT)))
     definitions = whole["definitions"]
     used = _reachable(command, definitions)
     return SchemaResult(

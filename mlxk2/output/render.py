@@ -93,6 +93,32 @@ def _rm(data: Payload, options: Mapping[str, Any], view: View) -> None:
     view.write(f"rm: {one_line(data['model'])} — {data['action']}: {one_line(data['message'])}\n")
 
 
+def _pull(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    lines = [f"pull: {one_line(data['model'])} — {one_line(data['message'])}"]
+    if "preview" in data:
+        lines += _preview(data["preview"])
+        files = [file for file in data["files"] if file["action"] != "reuse"]
+        width = max((len(one_line(file["name"])) for file in files), default=0)
+        lines += ["", "Files:"] if files else []
+        lines += [
+            f"  {one_line(file['name']):<{width}}  {format_size(file['size_bytes'], ' '):>9}  {file['action']}"
+            for file in files
+        ]
+    view.write("\n".join(lines) + "\n")
+
+
+def _preview(preview: Mapping[str, Any]) -> list[str]:
+    """What a model is, before it is fetched."""
+    runs = "yes" if preview["runtime_compatible"] else f"no, {one_line(preview['reason'] or '')}"
+    lines = [
+        f"Framework: {preview['framework']}",
+        f"Type: {preview['model_type']}",
+        f"Architecture: {one_line(preview['architecture'] or '-')}",
+        f"Runs here: {runs}",
+    ]
+    return lines + _facts(preview) + _memory(preview.get("memory"))
+
+
 def _run(data: Payload, options: Mapping[str, Any], view: View) -> None:
     text = printable(data["response"]) if view.on_terminal else data["response"]
     view.write(text if text.endswith("\n") else text + "\n")
@@ -115,6 +141,7 @@ RENDERERS: dict[str, Renderer] = {
     "list": render_list,
     "show": _show,
     "health": _health,
+    "pull": _pull,
     "rm": _rm,
     "run": _run,
     "convert": _convert,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import Callable, TextIO
 
-from mlxk2.events import Delta, Event, Progress
+from mlxk2.events import Delta, Event, Progress, Warned
 from mlxk2.output.view import View
-from mlxk2.text import printable
+from mlxk2.text import one_line, printable
 from mlxk2.units import format_size
 
 _BAR_WIDTH = 30
@@ -28,6 +28,17 @@ class AnswerStream:
         """Finish the line that the answer left open."""
         if self._last != "\n":
             self._view.write("\n")
+
+
+class Warnings:
+    """Writes what the user should know before the work ends, a line each."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self._write(f"warning: {one_line(event.message)}\n")
 
 
 class ProgressLine:

@@ -61,6 +61,8 @@ SUCCESSES = [
     ("health", "tiny"),
     ("health", "no-such-model"),
     ("health", "--deep"),
+    ("pull", "tiny-Instruct"),
+    ("pull", "mlx-community/tiny-base@main"),
     ("rm", "org/broken", "--dry-run"),
     ("rm", "broken"),
     ("rm", "org/broken", "--force"),
@@ -76,6 +78,8 @@ FAILURES = [
     ("show", "org/empty", "--config"),
     ("health", "--strict"),
     ("health", "org/broken", "--strict"),
+    ("pull", "org/no-such-model"),
+    ("pull", ""),
     ("rm", "no-such-model"),
     ("rm", "tiny", "--force"),
     ("run", "no-such-model", "hello"),
@@ -100,7 +104,7 @@ def test_the_commands_own_schema_accepts_its_answer_and_refuses_a_wrong_one(
 
 @pytest.mark.parametrize("words", FAILURES, ids=" ".join)
 def test_the_commands_own_schema_accepts_its_errors(words: tuple[str, ...], cache: IsolatedCache) -> None:
-    result = call(*words, "--json", env=cache.env)
+    result = call(*words, "--json", env={**cache.env, "HF_HUB_OFFLINE": "1"})
     assert (result.code, result.json["status"]) == (1, "error"), result.stdout
     assert result.error["type"] not in ("InternalError", "CommandError")
     schema = printed_schema(words[0])
@@ -110,7 +114,7 @@ def test_the_commands_own_schema_accepts_its_errors(words: tuple[str, ...], cach
 
 @pytest.mark.parametrize("command", envelope.COMMANDS)
 def test_the_commands_own_schema_accepts_a_usage_error(command: str) -> None:
-    result = call(command, "--no-such-flag", "--json")
+    result = call(command, "--no-such-flag", "--json", env={"MLXK2_ENABLE_ALPHA_FEATURES": "1"})
     assert (result.code, result.error["type"]) == (2, "CommandError")
     printed_schema(command).validate(result.json)
 

@@ -4,6 +4,7 @@ from mlxk2.schema.compiled.file import validate as validate___definitions_file
 from mlxk2.schema.compiled.memory import validate as validate___definitions_memory
 from mlxk2.schema.compiled.metadata import validate as validate___definitions_metadata
 from mlxk2.schema.compiled.model import validate as validate___definitions_model
+from mlxk2.schema.compiled.origin import validate as validate___definitions_origin
 from mlxk2.schema.invalid import JsonSchemaValueException
 
 
@@ -48,6 +49,10 @@ def validate(data, custom_formats={}, name_prefix=None):
             data__path = data["path"]
             if not isinstance(data__path, (str)):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".path must be string")
+        if "origin" in data_keys:
+            data_keys.remove("origin")
+            data__origin = data["origin"]
+            validate___definitions_origin(data__origin, custom_formats, (name_prefix or "data") + ".origin")
         if data_keys:
             raise JsonSchemaValueException("" + (name_prefix or "data") + " must not contain "+str(data_keys)+" properties")
     return data

@@ -1,0 +1,233 @@
+"""Files of a revision into the blobs of the cache: several files and parts at a time, resumed, verified, bounded memory.
+
+Threads fetch, others hash what has arrived without a gap; the caller's thread reports. A blob gets its final name
+only after its hash was right. Knows no snapshot and no ref.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from queue import Empty, SimpleQueue
+
+from mlxk2.errors import DownloadFailed, InsufficientSpace, MlxkError, PullFailed
+from mlxk2.events import Event, Progress
+from mlxk2.hub import retry
+from mlxk2.hub.board import Board, Job, Unit
+from mlxk2.hub.digest import BUFFER_BYTES
+from mlxk2.hub.fetch import AddressExpired, Fetcher, NoRanges, TryAgain, WrongContent
+from mlxk2.hub.translate import Subject, unreachable
+from mlxk2.hub.transport import Transport
+
+CONNECTIONS = 8
+_MOST_HASHERS = 4
+_REPORT_EVERY_S = 0.1
+_PATIENCE_S = 0.5
+_DISK_FULL = frozenset({28, 122})  # ENOSPC, EDQUOT: the same numbers on Linux; macOS has 28 and 69
+
+
+class Download:
+    """One download of several files, of `total` bytes of which `present` are there.
+
+    `bytes_received` counts content that came over the network, repeats included.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], transport: Transport, subject: Subject, *, present: int, total: int
+    ) -> None:
+        self._jobs = tuple(jobs)
+        self._present, self._total = present, total
+        self._transport = transport
+        self._subject = subject
+        self._board = Board(self._jobs, CONNECTIONS)
+        self._fetcher = Fetcher(transport, subject, self._received)
+        self._count = 0
+        self._count_lock = threading.Lock()
+        hashers = min(os.cpu_count() or 1, _MOST_HASHERS)
+        self._to_hash: tuple[SimpleQueue[Job | None], ...] = tuple(SimpleQueue() for _ in range(hashers))
+        self._hasher = {job: self._to_hash[number % hashers] for number, job in enumerate(self._jobs)}
+        self._stop = threading.Event()
+        self._news: SimpleQueue[None] = SimpleQueue()
+        self._in_flight: dict[str, Job] = {}
+
+    @property
+    def bytes_received(self) -> int:
+        return self._count
+
+    def run(self) -> Generator[Event, None, None]:
+        """Fetch everything. However it ends, no thread works on and what arrived is kept.
+
+        Raises: DownloadFailed, AccessDenied, InsufficientSpace, PullFailed.
+        """
+        threads = self._start()
+        try:
+            while not self._board.ended:
+                yield from self._report()
+                self._wait()
+            yield from self._report()
+        finally:
+            self._end(threads)
+        if self._board.error is not None:
+            raise self._board.error
+
+    def _start(self) -> list[threading.Thread]:
+        work: list[tuple[Callable[..., None], tuple[object, ...]]] = [(self._fetch_units, ())] * CONNECTIONS
+        work += [(self._hash_jobs, (queue,)) for queue in self._to_hash]
+        # Daemons: a thread that hangs in a name server must not keep the program from ending.
+        threads = [threading.Thread(target=target, args=args, daemon=True) for target, args in work]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _end(self, threads: list[threading.Thread]) -> None:
+        """Stop all threads, within a short time; what is still being read is cut off."""
+        if not self._board.is_complete:
+            self._stop.set()
+            self._board.end()
+            self._transport.abort()
+        for queue in self._to_hash:
+            queue.put(None)
+        deadline = time.monotonic() + _PATIENCE_S
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        for job in self._jobs:
+            if job.part is not None and not any(thread.is_alive() for thread in threads):
+                job.part.close()
+
+    def _wait(self) -> None:
+        try:
+            self._news.get(timeout=_REPORT_EVERY_S)
+        except Empty:
+            pass
+
+    def _report(self) -> Generator[Event, None, None]:
+        """Tell how far the whole is, and each large file."""
+        yield Progress(min(self._present + self._count, self._total), self._total, "bytes")
+        for path, job in list(self._in_flight.items()):
+            if job.part is not None:
+                done = job.file.size_bytes if job.hashed >= job.file.size_bytes else job.part.bytes_present
+                yield Progress(done, job.file.size_bytes, "bytes", path)
+                if done == job.file.size_bytes == job.hashed:
+                    del self._in_flight[path]
+
+    def _received(self, count: int) -> None:
+        with self._count_lock:
+            self._count += count
+
+    # ---- threads that fetch
+
+    def _fetch_units(self) -> None:
+        try:
+            while True:
+                unit = self._board.claim(self._complete)
+                if unit is None:
+                    return
+                self._fetch(unit)
+        except OSError as error:
+            self._board.end(self._of_disk(error))
+        finally:
+            self._news.put(None)
+
+    def _fetch(self, unit: Unit) -> None:
+        job = unit.job
+        if not job.is_small:
+            self._in_flight[job.file.path] = job
+        before = self._count
+        try:
+            self._fetcher.fetch(unit)
+        except TryAgain as failure:
+            job.failures[unit.piece] = 1 if self._count > before else job.failures.get(unit.piece, 0) + 1
+            self._try_again(unit, failure)
+        except WrongContent as problem:
+            # Nothing of it was kept, so the rest of the file stays as it is.
+            if self._may_repeat(job, str(problem)):
+                self._board.give_back(unit)
+        except AddressExpired:
+            job.location = None
+            self._board.give_back(unit)
+        except NoRanges:
+            self._board.fetch_whole(job)
+        except MlxkError as error:
+            self._board.end(error)
+        else:
+            job.failures.pop(unit.piece, None)
+            if job.is_small:
+                self._board.finished(job)
+            else:
+                self._complete(job)
+
+    def _try_again(self, unit: Unit, failure: TryAgain) -> None:
+        """Wait, then let somebody try; an address of the storage may have been the reason, so it is asked for anew."""
+        failures, wish = unit.job.failures[unit.piece], failure.wish_s
+        if failures >= retry.MOST_FAILURES or (wish or 0) > retry.LONGEST_WISH_S:
+            asked = f", and asks to wait {int(wish)} s" if wish else ""
+            self._board.end(unreachable(self._subject, f"{failure.reason}{asked} ({unit.job.file.path})"))
+            return
+        self._stop.wait(retry.wait_s(failures) if wish is None else wish)
+        unit.job.location = None
+        self._board.give_back(unit)
+
+    def _may_repeat(self, job: Job, problem: str) -> bool:
+        """Allow one repetition of a file that is not what it should be; the second time is the end."""
+        job.mismatches += 1
+        if job.mismatches > 1:
+            self._board.end(
+                DownloadFailed(
+                    f"{job.file.path} arrived twice with {problem}, not as the Hub describes it; nothing of it was kept",
+                    hint=f"try again later, or look at {self._subject.endpoint}/{self._subject.name}",
+                )
+            )
+        return job.mismatches == 1
+
+    # ---- threads that hash
+
+    def _complete(self, job: Job) -> None:
+        """Let the file's hasher look at what has arrived."""
+        if not self._stop.is_set():
+            self._hasher[job].put(job)
+
+    def _hash_jobs(self, queue: SimpleQueue[Job | None]) -> None:
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        try:
+            while True:
+                job = queue.get()
+                if job is None or self._stop.is_set():
+                    return
+                self._hash(job, buffer)
+        except OSError as error:
+            self._board.end(self._of_disk(error))
+        finally:
+            self._news.put(None)
+
+    def _hash(self, job: Job, buffer: memoryview) -> None:
+        """Hash as far as there is no gap; at the end of the file decide what becomes of it."""
+        part = job.opened()
+        if job.is_done:
+            return
+        frontier = part.frontier
+        while job.hashed < frontier and not self._stop.is_set():
+            count = part.read(job.hashed, buffer[: min(len(buffer), frontier - job.hashed)])
+            job.hasher.update(buffer[:count])
+            job.hashed += count
+        if job.hashed < job.file.size_bytes or self._stop.is_set():
+            return
+        if job.hasher.hexdigest() == job.file.digest:
+            part.finish(job.blob)
+            job.is_done = True
+            self._board.finished(job)
+            self._news.put(None)
+        elif self._may_repeat(job, "another hash"):
+            self._board.again(job)
+        else:
+            part.discard()
+            job.is_done = True
+
+    def _of_disk(self, error: OSError) -> MlxkError:
+        if error.errno in _DISK_FULL:
+            return InsufficientSpace(
+                "the volume of the cache is full; what arrived is kept",
+                hint=f"free some space, then go on: mlxk2 pull {self._subject.name}",
+            )
+        return PullFailed(f"the cache cannot be written: {error.strerror or type(error).__name__}")

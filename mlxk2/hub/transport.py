@@ -1,0 +1,200 @@
+"""Connections for file content: pooled, with proxies and time-outs; who is given the token, and whither a redirect may lead.
+
+Knows bytes and statuses, neither files nor the cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+
+from mlxk2 import __version__
+from mlxk2.settings import HubSettings
+
+_MOST_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class BadRedirect(Exception):
+    """The server sends us to where we do not go."""
+
+
+class Answer(NamedTuple):
+    """An answer whose body has not been read. `url` is where it came from in the end; `from_hub` whether that is the Hub itself."""
+
+    response: Any
+    url: str
+    from_hub: bool
+
+    @property
+    def status(self) -> int:
+        return int(self.response.status)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.response.headers  # type: ignore[no-any-return]
+
+
+class Transport:
+    """GET requests to the Hub and to the storage that it points to. Safe for several threads."""
+
+    def __init__(self, hub: HubSettings, token: str | None, connections: int) -> None:
+        self._hub = hub
+        self._token = token
+        self._connections = connections
+        self._pools: dict[str | None, Any] = {}
+        self._open: set[Any] = set()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._home = _origin(hub.endpoint)
+
+    def get(self, url: str, start: int | None = None, end: int | None = None) -> Answer:
+        """Ask for `url`, bytes from `start` up to and without `end`; redirects are followed.
+
+        Raises: urllib3.exceptions.HTTPError, BadRedirect.
+        """
+        for _ in range(_MOST_REDIRECTS + 1):
+            answer = self._request("GET", url, start, end)
+            place = answer.headers.get("Location")
+            if answer.status not in _REDIRECTS or place is None:
+                return answer
+            self.done(answer)
+            url = _checked_redirect(url, place)
+        raise BadRedirect("too many redirects")
+
+    def look(self, url: str) -> Answer:
+        """Ask for the headers of `url`; a redirect is an answer. The caller ends it with `done`.
+
+        Raises: urllib3.exceptions.HTTPError.
+        """
+        return self._request("HEAD", url, None, None)
+
+    def done(self, answer: Answer) -> None:
+        """Give the connection back where the body was read to its end, else close it."""
+        with self._lock:
+            self._open.discard(answer.response)
+        response = answer.response
+        # What little is left of an answer is cheaper to read than a new connection.
+        if response.status in (200, 206):
+            response.close()
+        else:
+            with suppress(urllib3.exceptions.HTTPError, OSError):
+                response.drain_conn()
+        response.release_conn()
+
+    def finished(self, answer: Answer) -> None:
+        """Give the connection back after the body was read to its end."""
+        with self._lock:
+            self._open.discard(answer.response)
+        answer.response.release_conn()
+
+    def abort(self) -> None:
+        """End every read that is going on, in whatever thread, and open nothing any more."""
+        with self._lock:
+            self._ended = True
+            waiting = list(self._open)
+        for response in waiting:
+            with suppress(OSError, ValueError, AttributeError, RuntimeError, urllib3.exceptions.HTTPError):
+                response.shutdown()
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    def _request(self, method: str, url: str, start: int | None, end: int | None) -> Answer:
+        from_hub = _origin(url) == self._home
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"mlxk2/{__version__}"}
+        if from_hub and self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if start is not None:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        response = self._pool(url).request(
+            method, url, headers=headers, preload_content=False, redirect=False, retries=False, timeout=self._time_out()
+        )
+        answer = Answer(response, url, from_hub)
+        with self._lock:
+            self._open.add(response)
+            ended = self._ended
+        if ended:
+            self.done(answer)
+            raise urllib3.exceptions.ProtocolError("the download was ended")
+        return answer
+
+    def _time_out(self) -> Any:
+        return urllib3.Timeout(connect=self._hub.answer_timeout_s, read=self._hub.download_timeout_s)
+
+    def _pool(self, url: str) -> Any:
+        proxy = _proxy_for(url, self._hub.proxies)
+        with self._lock:
+            if proxy not in self._pools:
+                self._pools[proxy] = self._new_pool(proxy)
+            return self._pools[proxy]
+
+    def _new_pool(self, proxy: str | None) -> Any:
+        options: dict[str, Any] = {"num_pools": 8, "maxsize": self._connections, "block": False}
+        if self._home[0] == "https":
+            options["ssl_context"] = _tls()
+        if proxy is None:
+            return urllib3.PoolManager(**options)
+        parts = urlsplit(proxy)
+        headers = None
+        if parts.username:
+            from urllib.parse import unquote
+
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers = urllib3.make_headers(proxy_basic_auth=login)
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def _checked_redirect(url: str, place: str) -> str:
+    target = urljoin(url, place)
+    try:
+        scheme, host, _ = _origin(target)
+    except ValueError as broken:
+        raise BadRedirect("a redirect to no address") from broken
+    if scheme not in ("http", "https") or not host:
+        raise BadRedirect("a redirect to no address")
+    if scheme == "http" and urlsplit(url).scheme == "https":
+        raise BadRedirect("a redirect from https to http")
+    return target
+
+
+def _proxy_for(url: str, proxies: Mapping[str, str]) -> str | None:
+    from urllib import request
+
+    parts = urlsplit(url)
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    bypasses = request.proxy_bypass_environment  # type: ignore[attr-defined]
+    if proxy is None or bypasses(parts.netloc.rpartition("@")[2], dict(proxies)):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _tls() -> Any:
+    """Trust what the system trusts; where that store is out of reach, the list that requests and httpx bring."""
+    import ssl
+
+    try:
+        import truststore
+
+        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    except ImportError:
+        pass
+    try:
+        import certifi
+
+        return ssl.create_default_context(cafile=certifi.where())
+    except ImportError:
+        return ssl.create_default_context()

@@ -1,0 +1,112 @@
+"""Put a revision into the cache as the hub client lays it out: links to blobs, and the ref that names it.
+
+Called when every blob is there and right, so a revision is complete or absent. Writes nothing outside the model's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from mlxk2.errors import PermissionDenied
+from mlxk2.store.layout import repo_folder
+
+_LEFT_OVER = (".partial", ".incomplete", ".tmp")
+
+
+class RepoWriter:
+    """One `models--…` folder, to be filled."""
+
+    def __init__(self, hub: Path, name: str) -> None:
+        self.path = hub / repo_folder(name)
+        self.blobs = self.path / "blobs"
+
+    def prepare(self) -> None:
+        """Make the folders. Raises: OSError."""
+        self.blobs.mkdir(parents=True, exist_ok=True)
+
+    def blob(self, digest: str) -> Path:
+        """Say where a file with this hash lies."""
+        return self.blobs / digest
+
+    def write_snapshot(self, commit: str, files: Iterable[tuple[str, str]]) -> Path:
+        """Link each (path, digest) into the snapshot; what is right already stays as it is.
+
+        Raises: OSError, PermissionDenied where a folder of the snapshot is a link to elsewhere.
+        """
+        root = self.path / "snapshots" / commit
+        self._refuse_link(root)
+        root.mkdir(parents=True, exist_ok=True)
+        known, places = {root}, set()
+        for path, digest in files:
+            place = root / path
+            self._make_folder(place.parent, known)
+            # Somebody may have removed the model meanwhile: no link to nothing.
+            os.stat(self.blob(digest))
+            _link(place, self.blob(digest))
+            places.add(place)
+        _sweep(root, places)
+        return root
+
+    def write_ref(self, revision: str, commit: str) -> None:
+        """Let a branch or tag name the commit. Raises: OSError."""
+        place = self.path / "refs" / revision
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = _beside(place)
+        fresh.write_text(commit, encoding="ascii")
+        os.replace(fresh, place)
+
+    def remove_if_empty(self) -> None:
+        """Take away the folders that a failed download made and left empty."""
+        for folder in (self.blobs, self.path):
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _make_folder(self, folder: Path, known: set[Path]) -> None:
+        if folder in known:
+            return
+        self._make_folder(folder.parent, known)
+        self._refuse_link(folder)
+        if os.path.isfile(folder):
+            folder.unlink()
+        folder.mkdir(exist_ok=True)
+        known.add(folder)
+
+    def _refuse_link(self, folder: Path) -> None:
+        if os.path.islink(folder):
+            raise PermissionDenied(
+                f"'{folder.name}' in the snapshots of {self.path.name} is a link: its files lie outside the cache",
+                hint="mlxk2 rm removes the model, and of a link the link only",
+            )
+
+
+def _link(place: Path, blob: Path) -> None:
+    """Make `place` a relative link to its blob; where the file system has no links, a copy."""
+    target = os.path.relpath(blob, place.parent)
+    if os.path.islink(place) and os.readlink(place) == target:
+        return
+    fresh = _beside(place)
+    try:
+        os.symlink(target, fresh)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(blob, fresh)
+    if os.path.isdir(place) and not os.path.islink(place):
+        shutil.rmtree(place)
+    os.replace(fresh, place)
+
+
+def _beside(place: Path) -> Path:
+    return place.with_name(f".{secrets.token_hex(6)}.mlxk2")
+
+
+def _sweep(root: Path, wanted: set[Path]) -> None:
+    """Remove the marks of broken downloads, which would make a complete model look broken."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            place = Path(folder, name)
+            if name.endswith(_LEFT_OVER) and place not in wanted:
+                place.unlink()
