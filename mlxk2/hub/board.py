@@ -95,6 +95,11 @@ class Board:
     def ended(self) -> bool:
         return self._ended or self.is_complete
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait so long for the end of the work; tells whether it came."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended, timeout=seconds)
+
     def claim(self, complete: Any) -> Unit | None:
         """Wait for something to fetch; None when nothing will come. `complete(job)` hears of files that are all there.
 

@@ -22,6 +22,9 @@ from mlxk2.hub.translate import Subject, unreachable
 from mlxk2.hub.transport import Transport
 
 CONNECTIONS = 8
+# Where a few connections fill the line, more of them only cost; the others join one after the other.
+_AT_ONCE = 3
+_STAGGER_S = 0.1
 _MOST_HASHERS = 4
 _REPORT_EVERY_S = 0.1
 _PATIENCE_S = 0.5
@@ -73,7 +76,8 @@ class Download:
             raise self._board.error
 
     def _start(self) -> list[threading.Thread]:
-        work: list[tuple[Callable[..., None], tuple[object, ...]]] = [(self._fetch_units, ())] * CONNECTIONS
+        starts = (max(number - _AT_ONCE + 1, 0) * _STAGGER_S for number in range(CONNECTIONS))
+        work: list[tuple[Callable[..., None], tuple[object, ...]]] = [(self._fetch_units, (wait,)) for wait in starts]
         work += [(self._hash_jobs, (queue,)) for queue in self._to_hash]
         # Daemons: a thread that hangs in a name server must not keep the program from ending.
         threads = [threading.Thread(target=target, args=args, daemon=True) for target, args in work]
@@ -118,9 +122,10 @@ class Download:
 
     # ---- threads that fetch
 
-    def _fetch_units(self) -> None:
+    def _fetch_units(self, wait_s: float) -> None:
         try:
-            while True:
+            while not self._board.ends_within(wait_s):
+                wait_s = 0.0
                 unit = self._board.claim(self._complete)
                 if unit is None:
                     return
