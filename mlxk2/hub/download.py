@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
 from mlxk2.errors import DownloadFailed, InsufficientSpace, MlxkError, PullFailed
@@ -120,20 +121,31 @@ class Download:
         with self._count_lock:
             self._count += count
 
+    @contextmanager
+    def _ending_all(self) -> Iterator[None]:
+        """Around the work of a thread: whatever it fails with ends the download, so that nobody waits for it."""
+        failed = True
+        try:
+            yield
+            failed = False
+        except OSError as error:
+            self._board.end(self._of_disk(error))
+        finally:
+            # No effect where there is an error already, or all is done.
+            if failed:
+                self._board.end(PullFailed("a thread of the download failed", hint="this is a bug of MLX Knife; what arrived is kept"))
+            self._news.put(None)
+
     # ---- threads that fetch
 
     def _fetch_units(self, wait_s: float) -> None:
-        try:
+        with self._ending_all():
             while not self._board.ends_within(wait_s):
                 wait_s = 0.0
                 unit = self._board.claim(self._complete)
                 if unit is None:
                     return
                 self._fetch(unit)
-        except OSError as error:
-            self._board.end(self._of_disk(error))
-        finally:
-            self._news.put(None)
 
     def _fetch(self, unit: Unit) -> None:
         job = unit.job
@@ -195,16 +207,12 @@ class Download:
 
     def _hash_jobs(self, queue: SimpleQueue[Job | None]) -> None:
         buffer = memoryview(bytearray(BUFFER_BYTES))
-        try:
+        with self._ending_all():
             while True:
                 job = queue.get()
                 if job is None or self._stop.is_set():
                     return
                 self._hash(job, buffer)
-        except OSError as error:
-            self._board.end(self._of_disk(error))
-        finally:
-            self._news.put(None)
 
     def _hash(self, job: Job, buffer: memoryview) -> None:
         """Hash as far as there is no gap; at the end of the file decide what becomes of it."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from mlxk2.errors import DependencyMissing, MlxkError, ModelNotFound, UploadFailed
+from mlxk2.errors import DependencyMissing, MlxkError, ModelNotFound
+from mlxk2.events import Progress
 from mlxk2.hub.client import HuggingFaceHub
 from mlxk2.hub.publish_errors import (
     branch_failed,
+    card_refused,
     create_failed,
     may_pass,
     not_allowed,
@@ -21,15 +25,16 @@ from mlxk2.hub.publish_errors import (
 )
 from mlxk2.hub.remote import RemoteFile, RepoState
 from mlxk2.hub.translate import foreign_errors, status_of
+from mlxk2.hub.upload import Watch
 from mlxk2.settings import HubSettings
 from mlxk2.store.layout import is_commit
 from mlxk2.text import one_line
 
 MAIN = "main"
-_GIT_IGNORE = ".gitignore"
 # The server leaves out what a .gitignore of the repository names; a text that names nothing stands in for it.
 _IGNORES_NOTHING = "# nothing\n"
 _LONGEST_LOG = 500
+_QUERY = re.compile(r"\?[^\s'\"]+")
 
 
 class RemoteBranch(NamedTuple):
@@ -42,15 +47,14 @@ class RemoteBranch(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """One commit to make: (path in the repository, local path) pairs, paths to delete, and the head it builds upon."""
+    """One commit to make: local path by path in the repository, paths to delete, and the head it builds upon."""
 
     name: str
     branch: str
     parent: str
     message: str
-    additions: tuple[tuple[str, str], ...]
+    additions: Mapping[str, str]
     deletions: tuple[str, ...]
-    hosts_ignore_file: bool
 
 
 class Committed(NamedTuple):
@@ -133,51 +137,85 @@ class Publisher(HuggingFaceHub):
         except foreign_errors() as error:
             raise branch_failed(name, branch, error) from error
 
-    def commit(self, upload: Upload, *, create_branch: bool) -> Committed:
-        """Upload everything and make one commit of it, or none where nothing has changed.
+    def commit(self, upload: Upload, *, create_branch: bool) -> Generator[Progress, None, Committed]:
+        """Upload everything and make one commit of it, or none where nothing has changed. Units of Progress: bytes.
 
         With `create_branch` an upload that is refused for its revision is tried once more, after making the branch.
         Raises: UploadFailed, LostReply, AuthError, BranchCreateFailed.
         """
-        with self._xet(upload), _client_logs() as logs:
+        with self._client_set(upload) as has_xet, _client_logs() as logs:
             try:
-                commit = self._commit(upload)
+                commit = yield from self._commit(upload, has_xet=has_xet)
             except foreign_errors() as error:
                 if not refused_revision(error) or not create_branch:
-                    raise self._failure(upload, error) from error
-                commit = self._second_try(upload)
+                    raise not_uploaded(upload.name, upload.branch, error) from error
+                commit = yield from self._second_try(upload, has_xet=has_xet)
         return Committed(commit, tuple(logs))
 
-    def _second_try(self, upload: Upload) -> str:
+    def _second_try(self, upload: Upload, *, has_xet: bool) -> Generator[Progress, None, str]:
         self.create_branch(upload.name, upload.branch)
         try:
-            return self._commit(upload)
+            return (yield from self._commit(upload, has_xet=has_xet))
         except foreign_errors() as error:
-            raise self._failure(upload, error) from error
+            raise not_uploaded(upload.name, upload.branch, error) from error
 
-    def _failure(self, upload: Upload, error: BaseException) -> Exception:
-        told = not_uploaded(upload.name, upload.branch, error)
-        return LostReply(told) if may_pass(error) else told
+    def _commit(self, upload: Upload, *, has_xet: bool) -> Generator[Progress, None, str]:
+        """Large files first, in threads that can be stopped; then the commit itself, which Ctrl-C reaches at once."""
+        from huggingface_hub import CommitOperationDelete
 
-    def _commit(self, upload: Upload) -> str:
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-        additions = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=place) for path, place in upload.additions]
+        self._check_card(upload)
+        watch = Watch({path: os.path.getsize(place) for path, place in upload.additions.items()})
+        additions = watch.additions(upload.additions)
         deletions = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in upload.deletions]
-        where = {"repo_id": upload.name, "revision": upload.branch}
-        if upload.hosts_ignore_file or any(path == _GIT_IGNORE for path, _ in upload.additions):
+
+        def send_large() -> None:
             self.api.preupload_lfs_files(
-                additions=additions, gitignore_content=_IGNORES_NOTHING, free_memory=False, **where
+                upload.name,
+                additions,
+                revision=upload.branch,
+                free_memory=False,
+                gitignore_content=_IGNORES_NOTHING,
             )
-        info = self.api.create_commit(
-            operations=[*additions, *deletions],
-            commit_message=upload.message,
-            parent_commit=upload.parent,
-            **where,
-        )
-        if not isinstance(info.oid, str) or not is_commit(info.oid):
-            raise UploadFailed("the Hub names no commit; its answer cannot be understood")
-        return info.oid
+
+        if has_xet:
+            send_large()  # hf_xet heeds Ctrl-C where it is called from the main thread, and reads files on its own
+        else:
+            yield from watch.run(send_large)
+        watch.stop.clear()
+        return self._create_commit(upload, [*additions, *deletions])
+
+    def _create_commit(self, upload: Upload, operations: list[Any]) -> str:
+        """Make the commit, or none where nothing has changed. Raises: LostReply."""
+        try:
+            info = self.api.create_commit(
+                upload.name,
+                operations,
+                commit_message=upload.message,
+                revision=upload.branch,
+                parent_commit=upload.parent,
+            )
+            if not isinstance(info.oid, str) or not is_commit(info.oid):
+                raise ValueError("the Hub's answer names no commit")
+        except foreign_errors() as error:
+            # No status: the connection failed, or the answer to a commit that was made could not be read.
+            if status_of(error) is None or may_pass(error):
+                raise LostReply(not_uploaded(upload.name, upload.branch, error)) from error
+            raise
+        return str(info.oid)
+
+    def _check_card(self, upload: Upload) -> None:
+        """Let the Hub look at README.md before gigabytes are sent; the client asks so late. Raises: UploadFailed."""
+        from huggingface_hub.utils import build_hf_headers, get_session
+
+        place = upload.additions.get("README.md")
+        if place is None:
+            return
+        with open(place, encoding="utf-8") as file:
+            question = {"content": file.read(), "repoType": "model"}
+        headers = build_hf_headers(token=self.token or False, library_name="mlxk2")
+        answer = get_session().post(f"{self.settings.endpoint}/api/validate-yaml", json=question, headers=headers)
+        if answer.status_code == 400:
+            raise card_refused(answer.json())
 
     def _heads(self, name: str) -> dict[str, str]:
         refs = self._ask(lambda: self.api.list_repo_refs(name), self.subject(name))
@@ -191,22 +229,33 @@ class Publisher(HuggingFaceHub):
         return get_session().get(f"{self.settings.endpoint}{path}", headers=headers)
 
     @contextmanager
-    def _xet(self, upload: Upload) -> Iterator[None]:
-        """Let the client upload by Xet where the Hub has it. The client looks this switch up at each call."""
+    def _client_set(self, upload: Upload) -> Iterator[bool]:
+        """Let the client upload by Xet where the Hub has it, and know our address; it looks both up at each call.
+
+        Gives whether Xet is on.
+        """
         from huggingface_hub import constants
 
-        before = constants.HF_HUB_DISABLE_XET
-        constants.HF_HUB_DISABLE_XET = before or not self._has_xet(upload)
+        before = constants.HF_HUB_DISABLE_XET, constants.ENDPOINT
+        constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET or not self._has_xet(upload)
+        # The client of 0.x reads a commit's address against this one, whatever HfApi was told.
+        constants.ENDPOINT = self.settings.endpoint
         try:
-            yield
+            yield not constants.HF_HUB_DISABLE_XET
         finally:
-            constants.HF_HUB_DISABLE_XET = before
+            constants.HF_HUB_DISABLE_XET, constants.ENDPOINT = before
 
     def _has_xet(self, upload: Upload) -> bool:
         """Ask for leave to upload by Xet, which a Hub without it does not know; with it on, nothing could be uploaded."""
-        if not self.settings.use_xet or not self.settings.endpoint.startswith("https://"):
-            return False
+        from importlib.util import find_spec
         from urllib.parse import quote
+
+        if (
+            not self.settings.use_xet
+            or not self.settings.endpoint.startswith("https://")
+            or find_spec("hf_xet") is None
+        ):
+            return False
 
         try:
             answer = self._get(f"/api/models/{upload.name}/xet-write-token/{quote(upload.branch, safe='')}")
@@ -223,7 +272,9 @@ class _Collector(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(one_line(record.getMessage())[:_LONGEST_LOG])
+        line = one_line(record.getMessage())
+        # What follows the question mark of an address may be a signature.
+        self.lines.append(_QUERY.sub("?…", line)[:_LONGEST_LOG])
 
 
 @contextmanager
@@ -236,8 +287,9 @@ def _client_logs() -> Iterator[Sequence[str]]:
     logging.disable(logging.NOTSET)
     try:
         with warnings.catch_warnings():
-            # The Hub's remarks about model cards, meant for its own command line.
+            # Remarks about model cards for its own command line, and how it uses its own HTTP library.
             warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             yield collector.lines
     finally:
         logging.disable(disabled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mlxk2.errors import (
     AccessDenied,
@@ -102,6 +103,14 @@ def not_uploaded(name: str, branch: str, error: BaseException) -> MlxkError:
     return UploadFailed(f"the upload to {what} failed: {_own_words(error)}")
 
 
+def card_refused(answer: Any) -> UploadFailed:
+    """The error for a README.md whose front matter the Hub does not take; `answer` is what it says about it."""
+    errors = answer.get("errors") if isinstance(answer, dict) else None
+    said = [str(error.get("message")) for error in errors or () if isinstance(error, dict)]
+    words = one_line("; ".join(said))[:_LONGEST_WORDS] or "it does not say why"
+    return UploadFailed(f"the Hub does not accept the front matter of README.md: {words}", hint="mend README.md")
+
+
 def branch_missing(name: str, branch: str) -> UploadFailed:
     """The error for a branch that is not there and is not to be made."""
     return UploadFailed(f"{name} has no branch '{branch}'", hint="--create makes it, starting at main")
@@ -113,7 +122,8 @@ def _own_words(error: BaseException) -> str:
         return f"a file cannot be read: {error.strerror}"
     if isinstance(error, UnicodeDecodeError):
         return "README.md is not UTF-8"
-    return one_line(str(error) or type(error).__name__)[:_LONGEST_WORDS]
+    cause = "" if error.__cause__ is None else f" ({type(error.__cause__).__name__})"
+    return one_line(str(error) or type(error).__name__)[:_LONGEST_WORDS] + cause
 
 
 def _words(error: BaseException) -> str:

@@ -21,7 +21,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class BadRedirect(Exception):
-    """The server sends us to where we do not go."""
+    """The server sends us to where we do not go, or cannot."""
 
 
 class Answer(NamedTuple):
@@ -114,9 +114,18 @@ class Transport:
             headers["Authorization"] = f"Bearer {self._token}"
         if start is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-        response = self._pool(url).request(
-            method, url, headers=headers, preload_content=False, redirect=False, retries=False, timeout=self._time_out()
-        )
+        try:
+            response = self._pool(url).request(
+                method,
+                url,
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=self._time_out(),
+            )
+        except ValueError as broken:
+            raise BadRedirect("an address that cannot be used") from broken
         answer = Answer(response, url, from_hub)
         with self._lock:
             self._open.add(response)

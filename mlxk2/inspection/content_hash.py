@@ -1,6 +1,6 @@
-"""Blobs of the cache against the hashes in their names: sha256 of large files, git's sha1 of small ones.
+"""Files against the hashes that they must have: sha256, or git's sha1 for small blobs of the cache.
 
-A workspace has no such names, so there is nothing to check in it.
+The cache has the hashes in the names of its blobs; a workspace has none but those of its sentinel, which others read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNREADABLE = "unreadable"
 
 
 class Blob(NamedTuple):
-    """A file of the cache and the hash that its content must have."""
+    """A file and the hash that its content must have."""
 
     entry: FileEntry
     digest: str
@@ -57,14 +57,18 @@ def blobs_to_check(files: ModelFiles) -> tuple[Blob, ...]:
 
 
 def check_content(files: ModelFiles, threads: int | None = None) -> Generator[Progress, None, tuple[Finding, ...]]:
-    """Hash every blob, several at a time, and return what does not fit. Units of Progress: bytes."""
+    """Hash every blob of a snapshot, and return what does not fit. Units of Progress: bytes."""
+    return content_findings((yield from hash_blobs(blobs_to_check(files), threads)))
+
+
+def hash_blobs(blobs: tuple[Blob, ...], threads: int | None = None) -> Generator[Progress, None, dict[Blob, str]]:
+    """Hash files, several at a time, and say of each whether it is OK, a MISMATCH or UNREADABLE. Units of Progress: bytes."""
     from concurrent.futures import ThreadPoolExecutor
     from queue import SimpleQueue
     from threading import Event
 
-    blobs = blobs_to_check(files)
     if not blobs:
-        return ()
+        return {}
     count = min(threads or min(os.cpu_count() or 1, _MOST_THREADS), len(blobs))
     work = _Work(SimpleQueue(), SimpleQueue(), Event())
     for _ in range(count):
@@ -74,11 +78,10 @@ def check_content(files: ModelFiles, threads: int | None = None) -> Generator[Pr
             checks = {pool.submit(_is_intact, blob, work): blob for blob in blobs}
             for check in checks:
                 check.add_done_callback(work.news.put)
-            outcomes = yield from _collect(checks, work)
+            return (yield from _collect(checks, work))
         finally:
             # Those that have not begun yet end at once.
             work.stop.set()
-    return _findings(outcomes)
 
 
 def _collect(checks: dict[Future[bool], Blob], work: _Work) -> Generator[Progress, None, dict[Blob, str]]:
@@ -140,7 +143,8 @@ def _hasher(blob: Blob) -> Any:
     return hashlib.sha1(b"blob %d\0" % (blob.entry.size_bytes or 0), usedforsecurity=False)
 
 
-def _findings(outcomes: dict[Blob, str]) -> tuple[Finding, ...]:
+def content_findings(outcomes: dict[Blob, str]) -> tuple[Finding, ...]:
+    """Say in the contract's words which files are not what their hashes say."""
     wrong = sorted(blob.entry.name for blob, outcome in outcomes.items() if outcome == MISMATCH)
     unreadable = sorted(blob.entry.name for blob, outcome in outcomes.items() if outcome == UNREADABLE)
     found = [Finding("content_hash_mismatch", f"Content hash mismatch: {', '.join(wrong)}", name) for name in wrong]

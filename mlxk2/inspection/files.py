@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Union
 from mlxk2.inspection.front_matter import FrontMatter, parse_front_matter
 from mlxk2.inspection.safetensors import HeaderError, SafetensorsHeader, read_header
 from mlxk2.store.model_ref import ModelRef
+from mlxk2.store.origin import SENTINEL_FILE
 from mlxk2.text import one_line
 
 CONFIG_MISSING = "config.json missing"
@@ -29,7 +30,7 @@ MAX_CONFIG_BYTES = 16 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
 _FRONT_MATTER_BYTES = 16 * 1024
 
-# Folders of tools; what lies in them is no part of the model.
+# Folders of tools; what lies in them is no part of the model, and neither is the sentinel of a clone.
 _SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__", ".venv", "venv"})
 
 
@@ -144,6 +145,11 @@ class ModelFiles:
         return entry is not None and bool(entry.size_bytes)
 
 
+def is_part_of_model(name: str) -> bool:
+    """Tell whether a file of this relative name would be listed here, rather than left to the tool that it belongs to."""
+    return name != SENTINEL_FILE and not _SKIPPED_FOLDERS.intersection(name.split("/")[:-1])
+
+
 def read_small(entry: FileEntry, limit: int) -> bytes | None:
     """Return a whole file; None where it is larger than `limit`, no regular file, or cannot be read."""
     if entry.size_bytes is None or entry.size_bytes > limit:
@@ -190,6 +196,8 @@ def _walk(root: str) -> list[FileEntry]:
             continue
         for entry in entries:
             name = prefix + entry.name
+            if name == SENTINEL_FILE:
+                continue
             if not entry.is_dir(follow_symlinks=False):
                 found.append(_entry(name, entry))
             elif entry.name not in _SKIPPED_FOLDERS:

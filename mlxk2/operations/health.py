@@ -1,16 +1,21 @@
-"""Check models: are they complete and sound? With `deep`, also every byte against the hash that it is stored under."""
+"""Check models: are they complete and sound? With `deep`, also every byte against the hash that it is stored under.
+
+A cloned folder is also held against what was cloned; that it was edited is told, and is nothing unhealthy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
-from mlxk2.envelope import to_payload
+from mlxk2.envelope import ABSENT, to_payload
 from mlxk2.errors import AmbiguousMatch, HealthCheckFailed, PermissionDenied, UnhealthyModels
 from mlxk2.events import Event
 from mlxk2.inspection.content_hash import check_content
 from mlxk2.inspection.describe import Inspection, inspect_model
 from mlxk2.inspection.integrity import Finding, sound_reason
+from mlxk2.inspection.origin import OriginState, check_origin
 from mlxk2.settings import Settings
 from mlxk2.store.resolve import models_to_check
 
@@ -21,6 +26,7 @@ class ModelHealth:
     status: str
     reason: str
     findings: tuple[Finding, ...]
+    origin: OriginState | Any = ABSENT
 
 
 @dataclass(frozen=True)
@@ -54,22 +60,23 @@ def check_health(
         raise HealthCheckFailed(refused.message, hint=refused.hint) from refused
     checked = []
     for ref in refs:
-        inspection = inspect_model(ref)
-        findings = inspection.findings
-        if deep:
-            findings += yield from check_content(inspection.files)
-        checked.append(_health(inspection, findings))
+        checked.append((yield from _check(inspect_model(ref), deep=deep)))
     result = _result(checked)
     if strict and result.unhealthy:
         raise _unhealthy(result)
     return result
 
 
-def _health(inspection: Inspection, findings: tuple[Finding, ...]) -> ModelHealth:
-    name = inspection.ref.name
+def _check(inspection: Inspection, *, deep: bool) -> Generator[Event, None, ModelHealth]:
+    name, findings = inspection.ref.name, inspection.findings
+    if deep:
+        findings += yield from check_content(inspection.files)
+    origin = yield from check_origin(inspection.files, deep=deep)
+    state = ABSENT if origin is None else origin.state
+    findings += () if origin is None else origin.findings
     if findings:
-        return ModelHealth(name, "unhealthy", findings[0].message, findings)
-    return ModelHealth(name, "healthy", sound_reason(inspection.files), ())
+        return ModelHealth(name, "unhealthy", findings[0].message, findings, state)
+    return ModelHealth(name, "healthy", sound_reason(inspection.files), (), state)
 
 
 def _result(checked: list[ModelHealth]) -> HealthResult:

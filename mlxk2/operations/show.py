@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlxk2.envelope import ABSENT
 from mlxk2.errors import ModelNotCached, ShowFailed
+from mlxk2.events import Event
 from mlxk2.inspection.describe import Inspection, ModelInfo, inspect_model
 from mlxk2.inspection.memory import MemoryNeed, memory_need
+from mlxk2.inspection.origin import OriginState, check_origin
 from mlxk2.settings import Settings
 from mlxk2.store.resolve import find_model
 from mlxk2.units import format_size
@@ -41,10 +43,13 @@ class ShowResult:
     config: Any = ABSENT
     memory: MemoryNeed | Any = ABSENT
     path: Any = ABSENT
+    origin: OriginState | Any = ABSENT
 
 
-def show_model(text: str, settings: Settings, *, part: str = "metadata", with_path: bool = False) -> ShowResult:
-    """Describe the model that `text` means; `part` is "metadata", "files" or "config".
+def show_model(
+    text: str, settings: Settings, *, part: str = "metadata", with_path: bool = False
+) -> Generator[Event, None, ShowResult]:
+    """Describe the model that `text` means; `part` is "metadata", "files" or "config". Files of a clone may be hashed.
 
     Raises: ModelNotFound, AmbiguousMatch, HashNotFound, ModelNotCached, ShowFailed.
     """
@@ -55,6 +60,7 @@ def show_model(text: str, settings: Settings, *, part: str = "metadata", with_pa
             hint=f"mlxk2 rm {ref.name} removes what is left of it",
         )
     inspection = inspect_model(ref)
+    origin = yield from check_origin(inspection.files)
     return ShowResult(
         model=inspection.info,
         metadata=_metadata(inspection) if part == "metadata" else None,
@@ -62,6 +68,7 @@ def show_model(text: str, settings: Settings, *, part: str = "metadata", with_pa
         config=_config(inspection) if part == "config" else ABSENT,
         memory=memory_need(inspection.files),
         path=os.path.abspath(ref.path) if with_path else ABSENT,
+        origin=ABSENT if origin is None else origin.state,
     )
 
 

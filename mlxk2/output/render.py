@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from mlxk2.output.push import render_push
 from mlxk2.output.table import health_word, modified, render_list
 from mlxk2.output.view import View
 from mlxk2.text import one_line, printable
@@ -32,6 +33,7 @@ def _health(data: Payload, options: Mapping[str, Any], view: View) -> None:
     for model in (*data["healthy"], *data["unhealthy"]):
         mark = _painted(model["status"], "32" if model["status"] == "healthy" else "31", view)
         lines.append(f"{mark} {one_line(model['name'])} — {one_line(model['reason'])}")
+        lines += [f"  {line}" for line in _origin(model)]
         if options.get("verbose"):
             lines += [f"  {one_line(_finding(finding))}" for finding in model.get("findings", ())]
     view.write("\n".join(lines) + "\n")
@@ -57,8 +59,19 @@ def _show(data: Payload, options: Mapping[str, Any], view: View) -> None:
         lines.append(f"Reason: {one_line(model['reason'])}")
     if "path" in data:
         lines.append(f"Path: {one_line(data['path'])}")
-    lines += _facts(model) + _memory(data.get("memory"))
+    lines += _origin(data) + _facts(model) + _memory(data.get("memory"))
     view.write("\n".join(lines + _section(data)) + "\n")
+
+
+def _origin(data: Mapping[str, Any]) -> list[str]:
+    """Where a cloned folder comes from, and whether it still is what was cloned."""
+    origin = data.get("origin")
+    if origin is None:
+        return []
+    at = f"@{origin['revision'][:7]}" if origin["revision"] else ""
+    count = len(origin["changed"])
+    state = f"{count} {'file' if count == 1 else 'files'} changed" if count else "unchanged"
+    return [f"Origin: {one_line(origin['model'])}{at} ({state})"]
 
 
 def _facts(model: Mapping[str, Any]) -> list[str]:
@@ -128,6 +141,11 @@ def _convert(data: Payload, options: Mapping[str, Any], view: View) -> None:
     view.write(f"convert: {one_line(data['source'])} → {one_line(data['target_dir'])} ({one_line(data['message'])})\n")
 
 
+def _clone(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    health = "✓ health" if data["health_check"] else "health not checked"
+    view.write(f"clone: {one_line(data['model'])} → {one_line(data['target_dir'])} ({health})\n")
+
+
 def _schema(data: Payload, options: Mapping[str, Any], view: View) -> None:
     view.write(json.dumps(data["schema"], indent=2, ensure_ascii=False) + "\n")
 
@@ -145,5 +163,7 @@ RENDERERS: dict[str, Renderer] = {
     "rm": _rm,
     "run": _run,
     "convert": _convert,
+    "clone": _clone,
+    "push": render_push,
     "schema": _schema,
 }

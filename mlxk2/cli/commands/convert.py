@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mlxk2.cli.io import silence_libraries
-from mlxk2.cli.present import Context, present, progress_sink
+from mlxk2.cli.present import Context, drain, present, progress_sink
 from mlxk2.convert.change import BITS, DEFAULT_GROUP_SIZE, DTYPES, GROUP_SIZES, resolve_change
 from mlxk2.errors import InvalidSource, ModelNotFound, UsageError
 from mlxk2.operations.convert import ConvertRequest, execute, plan
@@ -48,7 +48,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     )
     chosen = plan(request)
     with progress_sink(context) as sink:
-        return present(context, execute(chosen), sink)
+        result = drain(execute(chosen), sink)
+    return present(context, result)
 
 
 def _source(text: str, settings: Settings) -> Path | ModelRef:

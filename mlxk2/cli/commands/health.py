@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlxk2.cli.present import Context, present, progress_sink, render
+from mlxk2.cli.present import Context, drain, present, progress_sink, render
 from mlxk2.errors import UnhealthyModels
 from mlxk2.operations.health import check_health
 
@@ -22,8 +22,9 @@ def run(args: argparse.Namespace, context: Context) -> int:
     steps = check_health(args.model, context.settings, deep=args.deep, strict=args.strict)
     try:
         with progress_sink(context) as sink:
-            return present(context, steps, sink)
+            report = drain(steps, sink)
     except UnhealthyModels as unhealthy:
         if not context.json:
             render(context, unhealthy.detail)
         raise
+    return present(context, report)

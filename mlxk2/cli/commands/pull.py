@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mlxk2.cli.io import silence_libraries
-from mlxk2.cli.present import Context, event_sink, present
+from mlxk2.cli.present import Context, drain, event_sink, present
 from mlxk2.operations.pull import pull_model
 from mlxk2.operations.pull_target import PullRequest
 
@@ -42,4 +42,5 @@ def run(args: argparse.Namespace, context: Context) -> int:
         dry_run=args.dry_run,
     )
     with event_sink(context) as sink:
-        return present(context, pull_model(request, context.settings), sink)
+        result = drain(pull_model(request, context.settings), sink)
+    return present(context, result)

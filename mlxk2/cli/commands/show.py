@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlxk2.cli.present import Context, present
+from mlxk2.cli.present import Context, drain, present, progress_sink
 from mlxk2.operations.show import show_model
 
 
@@ -20,4 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, context: Context) -> int:
     """Show the model."""
     part = "files" if args.files else "config" if args.config else "metadata"
-    return present(context, show_model(args.model, context.settings, part=part, with_path=args.path))
+    steps = show_model(args.model, context.settings, part=part, with_path=args.path)
+    with progress_sink(context) as sink:
+        shown = drain(steps, sink)
+    return present(context, shown)
