@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import cache_builder as build
-from support.call import call
-from support.hub_server import HubServer
+from support.call import call, checked
+from support.hub_server import Fault, HubServer
 from support.isolation import IsolatedCache
-from support.pulling import MEBIBYTE, hub_env, weights
+from support.pulling import MEBIBYTE, finish, hub_env, start_pull, weights
 
 NAME = "org/some"
 Files = dict[str, bytes]
@@ -93,20 +97,55 @@ def test_a_preview_reads_next_to_nothing(hub: HubServer, isolated_cache: Isolate
 
 
 def test_a_header_that_lies_about_its_length_is_no_trap(hub: HubServer, isolated_cache: IsolatedCache) -> None:
-    for length in (0, 2**40, 2**63):
+    reasons = {
+        0: "Corrupt weight files: model.safetensors",
+        5000: "Truncated weight files: model.safetensors (116 of at least 5008 bytes)",
+        2**40: "Corrupt weight files: model.safetensors",
+        2**63: "Corrupt weight files: model.safetensors",
+    }
+    for length, reason in reasons.items():
         name = f"org/liar-{length}"
         liar = build.raw_safetensors({"a": 1}, bytes(100), length=length)
         hub.create_repo(name).commit({**build.chat_model(), "model.safetensors": liar})
         data = call("pull", name, "--dry-run", "--json", env=hub_env(isolated_cache, hub)).data
         assert data["preview"]["parameters"] is None
         assert data["preview"]["memory"]["weights_bytes"] is None
+        assert (data["preview"]["reason"], data["preview"]["runtime_compatible"]) == (reason, False)
+
+
+def test_a_header_that_is_too_long_to_look_at_leaves_the_rest_of_the_answer(
+    hub: HubServer, isolated_cache: IsolatedCache
+) -> None:
+    long = build.raw_safetensors({"__metadata__": {"a": "x" * 26 * MEBIBYTE}}, bytes(100))
+    hub.create_repo(NAME).commit({**build.chat_model(), "model.safetensors": long})
+    preview = call("pull", NAME, "--dry-run", "--json", env=hub_env(isolated_cache, hub)).data["preview"]
+    assert (preview["framework"], preview["parameters"], preview["memory"]["weights_bytes"]) == ("MLX", None, None)
+    assert preview["runtime_compatible"]
+    assert hub.bytes_sent(NAME) < MEBIBYTE
+
+
+@pytest.mark.parametrize("path", ["config.json", "model.safetensors"])
+def test_ctrl_c_does_not_wait_for_a_silent_server(
+    path: str, hub: HubServer, isolated_cache: IsolatedCache, tmp_path: Path
+) -> None:
+    hub.create_repo(NAME).commit(build.chat_model())
+    silent = hub.add_fault(Fault("hang", path=path))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    patient = {"HF_HUB_DOWNLOAD_TIMEOUT": "60", "TMPDIR": str(temporary)}
+    with start_pull(isolated_cache, hub, NAME, "--dry-run", "--json", **patient) as process:
+        while not silent.hits:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.05)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        code, out = finish(process)
+    assert (code, checked(out, code)["error"]["type"]) == (130, "interrupted")
+    assert time.monotonic() - began < 5
+    assert list(temporary.iterdir()) == []
 
 
 def test_files_of_an_absurd_size_are_only_listed(hub: HubServer, isolated_cache: IsolatedCache) -> None:
-    import json
-
-    from support.hub_server import Fault
-
     entries = [{"type": "file", "path": "config.json", "oid": "a" * 40, "size": 1 << 41}]
     hub.create_repo(NAME).commit(build.chat_model())
     hub.add_fault(Fault("body", on="tree", body=json.dumps(entries).encode()))

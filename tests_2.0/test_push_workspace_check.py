@@ -343,6 +343,15 @@ def test_links_inside_are_content_and_links_outside_are_left_out(folder: Path, e
     assert set(codes(found, "warn")) == {"link_left_out"}
 
 
+def test_a_snapshot_of_the_cache_is_links_and_clone_is_the_way_out(
+    isolated_cache: IsolatedCache, env: dict[str, str]
+) -> None:
+    snapshot = build.Repo(isolated_cache.hub, "org/m").snapshot(build.chat_model())
+    found = health(snapshot, env)
+    assert (found["files_count"], set(codes(found, "warn"))) == (0, {"link_left_out"})
+    assert all("mlxk2 clone" in a["message"] for a in found["anomalies"] if a["severity"] == "warn")
+
+
 def test_a_link_is_no_way_around_ignores_and_secrets(folder: Path, env: dict[str, str]) -> None:
     build.model_folder(folder, {".env": b"A=1", ".git/config": b"x", "d/x": b"y"})
     (folder / "a.txt").symlink_to(".env")

@@ -133,7 +133,11 @@ class Download:
         finally:
             # No effect where there is an error already, or all is done.
             if failed:
-                self._board.end(PullFailed("a thread of the download failed", hint="this is a bug of MLX Knife; what arrived is kept"))
+                self._board.end(
+                    PullFailed(
+                        "a thread of the download failed", hint="this is a bug of MLX Knife; what arrived is kept"
+                    )
+                )
             self._news.put(None)
 
     # ---- threads that fetch

@@ -6,12 +6,14 @@ usual inspection looks at it, so that no rule is written twice. Knows no network
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
+from mlxk2.errors import MlxkError
 from mlxk2.inspection.describe import Inspection, inspect_model
 from mlxk2.inspection.framework import PYTORCH, UNKNOWN
 from mlxk2.inspection.gguf_types import MAGIC
@@ -30,10 +32,15 @@ _INDEX = ".index.json"
 _HEADER = ".safetensors"
 _FIRST_READ = 64 * 1024
 _LARGEST_HEADER = 25 * 2**20
+# Of all texts, and of all headers.
+_MOST_BYTES = 64 * 2**20
 _LENGTH = struct.Struct("<Q")
 _GGUF = ".gguf"
 _LARGEST_FILE = 2**40
-_THREADS = 8
+_LONGEST_NAME = 255
+_READERS = 8
+
+_File = tuple[str, int]  # path, and how many bytes
 
 
 @dataclass(frozen=True)
@@ -59,18 +66,20 @@ def preview_model(name: str, revision: str, files: Sequence[tuple[str, int]], re
     """
     from tempfile import TemporaryDirectory
 
-    listed = [(path, size) for path, size in files if _is_harmless(path)]
+    listed = [file for file in files if _is_harmless(file[0])]
+    # First what is loaded first: a folder below may hold anything.
+    weights = sorted((file for file in listed if file[0].endswith(_HEADER)), key=lambda file: ("/" in file[0], file))
     with TemporaryDirectory(prefix="mlxk2-preview-") as made:
         folder = Path(made)
-        weights = [(path, size) for path, size in listed if path.endswith(_HEADER)]
-        _lay_out(folder, listed, _texts(listed, read))
-        looked_at = _put_headers(folder, weights if headers else [], read)
+        _lay_out(folder, listed)
+        _put(folder, _at_once(lambda file: read(file[0], 0, file[1]), _texts(listed)))
+        is_measured = headers and _put_headers(folder, weights, read)
         inspection = inspect_model(ModelRef(name, folder, revision, CACHE))
         if not headers and weights and inspection.info.framework in (PYTORCH, UNKNOWN):
             # The metadata of one weight file may still say that they are MLX's.
             _put_headers(folder, weights[:1], read)
             inspection = inspect_model(ModelRef(name, folder, revision, CACHE))
-        return _preview(inspection, is_measured=headers and looked_at == len(weights))
+        return _preview(inspection, is_measured=is_measured)
 
 
 def _preview(inspection: Inspection, *, is_measured: bool) -> Preview:
@@ -92,30 +101,38 @@ def _preview(inspection: Inspection, *, is_measured: bool) -> Preview:
 def _is_harmless(path: str) -> bool:
     """Whether a listed path can be laid out; the others are refused elsewhere."""
     parts = path.split("/")
-    return not any(part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in parts) and "\0" not in path
+    try:
+        return "\0" not in path and not any(
+            part in ("", ".", "..") or len(part.encode()) > _LONGEST_NAME for part in parts
+        )
+    except UnicodeEncodeError:
+        return False
 
 
-def _texts(files: Iterable[tuple[str, int]], read: Read) -> dict[str, bytes]:
-    """Read the small files that say what a model is, several at a time."""
-    from concurrent.futures import ThreadPoolExecutor
+def _texts(files: Iterable[_File]) -> list[_File]:
+    """The small files that say what a model is, and how much of each to read."""
+    wanted = [(path, min(size, _CARD_BYTES) if path == _CARD else size) for path, size in files if _is_text(path)]
+    wanted.sort(key=lambda file: _TEXTS.index(file[0]) if file[0] in _TEXTS else len(_TEXTS))
+    chosen, room = [], _MOST_BYTES
+    for path, length in wanted:
+        if 0 < length <= min(_LARGEST_TEXT, room):
+            chosen.append((path, length))
+            room -= length
+    return chosen
 
-    wanted = [(path, size) for path, size in files if path in _TEXTS or ("/" not in path and path.endswith(_INDEX))]
-    lengths = {path: size for path, size in wanted if 0 < size <= _LARGEST_TEXT}
-    lengths.update({path: min(size, _CARD_BYTES) for path, size in files if path == _CARD and size})
-    with ThreadPoolExecutor(_THREADS) as pool:
-        contents = pool.map(lambda item: read(item[0], 0, item[1]), lengths.items())
-        return dict(zip(lengths, contents))
+
+def _is_text(path: str) -> bool:
+    return path in _TEXTS or path == _CARD or ("/" not in path and path.endswith(_INDEX))
 
 
-def _lay_out(folder: Path, files: Iterable[tuple[str, int]], texts: dict[str, bytes]) -> None:
-    """Make every file in its true length; what was not read is a hole."""
+def _lay_out(folder: Path, files: Iterable[_File]) -> None:
+    """Make every file in its true length: a hole, behind what a sound weight file would begin with."""
     for path, size in files:
         place = folder / path
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with open(place, "xb") as file:
-                start = texts.get(path) or _stand_in(path, size)
-                file.write(start[:size])
+                file.write(_stand_in(path, size)[: max(size, 0)])
                 file.truncate(max(min(size, _LARGEST_FILE), 0))
         except OSError:
             # A file where a folder should be, or a size that no file system has: refused elsewhere.
@@ -136,28 +153,80 @@ def _stand_in(path: str, size: int) -> bytes:
     return _LENGTH.pack(len(header)) + header if data >= 0 else b""
 
 
-def _put_headers(folder: Path, weights: Sequence[tuple[str, int]], read: Read) -> int:
-    """Put the true headers where the weights will be; returns how many could be had."""
-    from concurrent.futures import ThreadPoolExecutor
+def _put_headers(folder: Path, weights: Sequence[_File], read: Read) -> bool:
+    """Put the true headers where the weights will be; tells whether all could be had, in the room for them."""
+    room, is_whole = _MOST_BYTES, True
+    for first in range(0, len(weights), _READERS):
+        some = weights[first : first + _READERS]
+        found = dict(_at_once(lambda file: _header(file[0], file[1], read), some))
+        room -= sum(map(len, found.values()))
+        if room < 0:
+            return False
+        is_whole = _put(folder, found.items()) and all(found.values()) and is_whole
+    return is_whole
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda item: _header(item[0], item[1], read), weights))
-    for (path, size), header in zip(weights, found):
-        if header is not None:
+
+def _put(folder: Path, starts: Iterable[tuple[_File, bytes]]) -> bool:
+    """Write the starts of files that were laid out; tells whether all of them could be."""
+    is_whole = True
+    for (path, _), start in starts:
+        try:
             with open(folder / path, "r+b") as file:
-                file.write(header)
-                file.truncate(size)
-    return sum(header is not None for header in found)
+                file.write(start)
+        except OSError:
+            is_whole = False
+    return is_whole
 
 
-def _header(path: str, size: int, read: Read) -> bytes | None:
-    """Read the header of a weight file with its length; None where it is none, or too long to look at."""
+def _header(path: str, size: int, read: Read) -> bytes:
+    """Read the header of a weight file with its length; empty where it is too long to look at."""
     start = read(path, 0, min(_FIRST_READ, size))
     if len(start) < _LENGTH.size:
-        return None
+        return start
     end = _LENGTH.size + _LENGTH.unpack_from(start)[0]
-    if end > min(_LARGEST_HEADER, size):
-        return None
+    if end > size:
+        # No header at all: what is there shows that.
+        return start
+    if end > _LARGEST_HEADER:
+        return b""
     if end > len(start):
         start += read(path, len(start), end - len(start))
-    return start[:end] if len(start) >= end else None
+    return start[:end] if len(start) >= end else b""
+
+
+def _at_once(work: Callable[[_File], bytes], files: Sequence[_File]) -> Iterator[tuple[_File, bytes]]:
+    """Do `work` for several files at a time; gives each with its bytes, as they come.
+
+    The threads are daemons and not waited for: a server that is silent must not hold up Ctrl-C.
+    Raises: what `work` raises.
+    """
+    waiting: SimpleQueue[_File] = SimpleQueue()
+    done: SimpleQueue[tuple[_File, bytes | Exception | None]] = SimpleQueue()
+    stop = threading.Event()
+    for file in files:
+        waiting.put(file)
+
+    def run() -> None:
+        while not stop.is_set() and not waiting.empty():
+            try:
+                file = waiting.get_nowait()
+            except Empty:
+                return
+            found: bytes | Exception | None = None
+            try:
+                found = work(file)
+            except (MlxkError, OSError) as problem:
+                found = problem
+            finally:
+                done.put((file, found))
+
+    for _ in range(min(_READERS, len(files))):
+        threading.Thread(target=run, daemon=True).start()
+    try:
+        for _ in files:
+            file, found = done.get()
+            if not isinstance(found, bytes):
+                raise found or RuntimeError(f"{file[0]} could not be read")
+            yield file, found
+    finally:
+        stop.set()

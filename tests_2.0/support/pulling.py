@@ -92,9 +92,9 @@ def blob_folder(cache: IsolatedCache, name: str) -> Path:
     return Path(cache.hub / build.repo_folder(name) / "blobs")
 
 
-def start_pull(cache: IsolatedCache, hub: HubServer, name: str, *words: str) -> subprocess.Popen[str]:
+def start_pull(cache: IsolatedCache, hub: HubServer, name: str, *words: str, **more: str) -> subprocess.Popen[str]:
     """Start `mlxk2 pull` as a process of its own."""
-    env = {**os.environ, **hub_env(cache, hub)}
+    env = {**os.environ, **hub_env(cache, hub, **more)}
     env.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "mlxk2", "pull", name, *words]
     return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mlxk2.cli.io import silence_libraries
-from mlxk2.cli.present import Context, event_sink, present
+from mlxk2.cli.present import Context, drain, event_sink, present
 from mlxk2.operations.push import push_folder
 from mlxk2.operations.push_plan import PushRequest
 
@@ -44,4 +44,5 @@ def run(args: argparse.Namespace, context: Context) -> int:
         strict=args.strict,
     )
     with event_sink(context) as sink:
-        return present(context, push_folder(request, context.settings), sink)
+        result = drain(push_folder(request, context.settings), sink)
+    return present(context, result)
