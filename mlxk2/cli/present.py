@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mlxk2.cli.registry import Verb
     from mlxk2.events import Event
 
-Outcome = Any  # a result, or a generator of events that returns one
 CLOSED_PIPE = 141  # 128 + SIGPIPE, what a shell reports for any program that loses its reader
 
 Sink = Callable[["Event"], None]
@@ -46,9 +45,8 @@ class Context(NamedTuple):
         return not self.json and is_terminal(self.io.stdin) and is_terminal(self.io.stderr)
 
 
-def present(context: Context, outcome: Outcome, sink: Sink | None = None) -> int:
-    """Drain `outcome` if it is a generator of events, and print its result. Returns the exit code."""
-    result = drain(outcome, sink) if isinstance(outcome, Generator) else outcome
+def present(context: Context, result: Any) -> int:
+    """Print the result of an operation, after its progress has left the screen. Returns the exit code."""
     answer = envelope.success(context.verb, result)
     if context.json:
         write_json(context.io, answer, one_line=context.stream_json)

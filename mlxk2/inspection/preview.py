@@ -34,6 +34,7 @@ _FIRST_READ = 64 * 1024
 _LARGEST_HEADER = 25 * 2**20
 # Of all texts, and of all headers.
 _MOST_BYTES = 64 * 2**20
+_MOST_HEADERS = 4096
 _LENGTH = struct.Struct("<Q")
 _GGUF = ".gguf"
 _LARGEST_FILE = 2**40
@@ -153,21 +154,31 @@ def _stand_in(path: str, size: int) -> bytes:
     return _LENGTH.pack(len(header)) + header if data >= 0 else b""
 
 
+class _Room:
+    """How many bytes may still be taken in. For several threads."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left = size_bytes
+        self._lock = threading.Lock()
+
+    def takes(self, count: int) -> bool:
+        """Take `count` bytes off what is left, if they are."""
+        with self._lock:
+            fits = count <= self._left
+            self._left -= count if fits else 0
+            return fits
+
+
 def _put_headers(folder: Path, weights: Sequence[_File], read: Read) -> bool:
     """Put the true headers where the weights will be; tells whether all could be had, in the room for them."""
-    room, is_whole = _MOST_BYTES, True
-    for first in range(0, len(weights), _READERS):
-        some = weights[first : first + _READERS]
-        found = dict(_at_once(lambda file: _header(file[0], file[1], read), some))
-        room -= sum(map(len, found.values()))
-        if room < 0:
-            return False
-        is_whole = _put(folder, found.items()) and all(found.values()) and is_whole
-    return is_whole
+    room = _Room(_MOST_BYTES)
+    looked_at = weights[:_MOST_HEADERS]
+    is_whole = _put(folder, _at_once(lambda file: _header(file, read, room), looked_at))
+    return is_whole and len(looked_at) == len(weights)
 
 
 def _put(folder: Path, starts: Iterable[tuple[_File, bytes]]) -> bool:
-    """Write the starts of files that were laid out; tells whether all of them could be."""
+    """Write the starts of files that were laid out; tells whether there were any of all of them."""
     is_whole = True
     for (path, _), start in starts:
         try:
@@ -175,19 +186,19 @@ def _put(folder: Path, starts: Iterable[tuple[_File, bytes]]) -> bool:
                 file.write(start)
         except OSError:
             is_whole = False
+        is_whole = is_whole and bool(start)
     return is_whole
 
 
-def _header(path: str, size: int, read: Read) -> bytes:
+def _header(file: _File, read: Read, room: _Room) -> bytes:
     """Read the header of a weight file with its length; empty where it is too long to look at."""
+    path, size = file
     start = read(path, 0, min(_FIRST_READ, size))
-    if len(start) < _LENGTH.size:
-        return start
-    end = _LENGTH.size + _LENGTH.unpack_from(start)[0]
-    if end > size:
-        # No header at all: what is there shows that.
-        return start
-    if end > _LARGEST_HEADER:
+    # What is too short for a header, or says that it is longer than its file, shows that by what is there.
+    end = len(start)
+    if end >= _LENGTH.size and _LENGTH.size + _LENGTH.unpack_from(start)[0] <= size:
+        end = _LENGTH.size + _LENGTH.unpack_from(start)[0]
+    if end > _LARGEST_HEADER or not room.takes(end):
         return b""
     if end > len(start):
         start += read(path, len(start), end - len(start))

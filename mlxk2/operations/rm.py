@@ -114,10 +114,18 @@ def execute_rm(plan: RmPlan, *, force: bool = False, dry_run: bool = False) -> R
         raise _locked(plan, len(plan.blocking_locks))
     lock = PullLock(plan.hub, plan.model)
     with released(lock):
-        if not lock.try_take() and not force:
+        if not _taken(lock) and not force:
             raise _locked(plan, 1)
         cleaned = _delete(plan)
     return _result(plan, "deleted", f"removed {plan.summary}", cleaned=cleaned)
+
+
+def _taken(lock: PullLock) -> bool:
+    """Keep pulls away meanwhile; where no lock file can be made nobody else has one either."""
+    try:
+        return lock.try_take()
+    except OSError:
+        return True
 
 
 def _locked(plan: RmPlan, count: int) -> LocksPresent:

@@ -55,6 +55,8 @@ class PullLock:
 
     def try_take(self) -> bool:
         """Take the lock if it is free now; tells whether. Raises: OSError."""
+        if os.path.islink(self._folder.parent) or os.path.islink(self._folder):
+            raise NotADirectoryError(errno.ENOTDIR, "the folder of locks is a link")
         _make(self._folder, self._made)
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
