@@ -133,6 +133,23 @@ def test_a_name_that_cannot_be_is_refused_without_a_request(
     assert hub.requests == []
 
 
+@pytest.mark.parametrize("words", [("org/open@",), ("org/open", "--revision", ""), ("org/open@a/../b",)], ids=" ".join)
+def test_a_revision_that_cannot_be_is_refused_without_a_request(
+    words: tuple[str, ...], hub: HubServer, isolated_cache: IsolatedCache
+) -> None:
+    answer = call("pull", *words, "--json", env=hub_env(isolated_cache, hub))
+    assert (answer.code, answer.error["type"]) == (1, "ValidationError")
+    assert hub.requests == []
+
+
+def test_a_token_that_no_header_can_hold_is_named(hub: HubServer, isolated_cache: IsolatedCache) -> None:
+    for token in ("hf_tökén", "hf_a\x01b", "hf_a b"):
+        answer = call("pull", "org/open", "--json", env=hub_env(isolated_cache, hub, HF_TOKEN=token))
+        assert (answer.code, answer.error["type"]) == (1, "access_denied")
+        assert "HF_TOKEN" in answer.error["hint"] and token not in answer.stdout
+    assert hub.requests == []
+
+
 def test_offline_opens_no_socket(hub: HubServer, isolated_cache: IsolatedCache) -> None:
     env = hub_env(isolated_cache, hub)
     offline = {**env, "HF_HUB_OFFLINE": "1"}

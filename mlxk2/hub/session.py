@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from mlxk2 import __version__
-from mlxk2.errors import Offline, UsageError
+from mlxk2.errors import AccessDenied, Offline, UsageError
 from mlxk2.settings import HubSettings
 
 # A commit, and the end of an upload, may keep the Hub busy for longer than a question does.
@@ -22,9 +22,12 @@ _LONGEST_TOKEN_FILE = 4096
 def connect(hub: HubSettings, token: str | None = None) -> Any:
     """Return an HfApi for the configured Hub; `token` None looks for one. Opens no socket yet.
 
-    Raises: Offline, UsageError (HF_ENDPOINT is no address).
+    Raises: Offline, UsageError (HF_ENDPOINT is no address), AccessDenied (a token that cannot be sent).
     """
     check_reachable(hub)
+    token = token or find_token(hub)
+    if token is not None and not is_sendable(token):
+        raise AccessDenied("the token holds characters that no token has", hint="check HF_TOKEN: hf_ and letters")
     from huggingface_hub import HfApi, constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -33,7 +36,7 @@ def connect(hub: HubSettings, token: str | None = None) -> Any:
     return HfApi(
         endpoint=hub.endpoint,
         # False, unlike None, keeps the client from looking for a token in places that are not this user's.
-        token=token or find_token(hub) or False,
+        token=token or False,
         library_name="mlxk2",
         library_version=__version__,
     )
@@ -56,6 +59,11 @@ def find_token(hub: HubSettings) -> str | None:
             return file.read(_LONGEST_TOKEN_FILE).strip() or None
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def is_sendable(token: str) -> bool:
+    """Tell whether a token can stand in a header."""
+    return token.isascii() and token.isprintable() and " " not in token
 
 
 def http_library() -> Any:

@@ -87,7 +87,8 @@ def pull_model(request: PullRequest, settings: Settings) -> Generator[Event, Non
         raise _with_data(Interrupted("the download was interrupted", hint=hint), answer) from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise _with_data(PullFailed(f"the cache cannot be used: {reason}"), answer) from error
+        hint = "HF_HOME or HF_HUB_CACHE tells where the cache is"
+        raise _with_data(PullFailed(f"the cache cannot be used: {reason}", hint=hint), answer) from error
     except UsageError:
         raise
     except MlxkError as error:

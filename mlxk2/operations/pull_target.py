@@ -50,14 +50,17 @@ def find_target(request: PullRequest, settings: Settings) -> PullTarget:
     """
     spec = ModelSpec.parse(request.text)
     _check(spec)
-    revision = request.revision or spec.revision
+    revision = spec.revision if request.revision is None else request.revision
     if request.revision and spec.revision and request.revision != spec.revision:
         raise UsageError(
             f"two revisions: '@{one_line(spec.revision)}' and '--revision {one_line(request.revision)}'",
             hint="give one of them",
         )
     if revision is not None and revision_problem(revision) is not None:
-        raise InvalidName(f"'{one_line(revision)}' is no revision: it {revision_problem(revision)}")
+        raise InvalidName(
+            f"'{one_line(revision[:100])}' is no revision: it {revision_problem(revision)}",
+            hint=f"mlxk2 pull {spec.name}@main, or another branch, tag or commit",
+        )
     if "/" in spec.name:
         return PullTarget(spec.name, None, revision)
     name = _expanded(spec, settings)

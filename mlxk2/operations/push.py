@@ -106,12 +106,14 @@ def push_folder(request: PushRequest, settings: Settings) -> Generator[Event, No
 
 
 def _token(settings: Settings) -> str:
-    from mlxk2.hub.session import check_reachable, find_token
+    from mlxk2.hub.session import check_reachable, find_token, is_sendable
 
     check_reachable(settings.hub)
     token = find_token(settings.hub)
     if token is None:
         raise AuthError("push needs a token of the Hub", hint="set HF_TOKEN, or log in: hf auth login")
+    if not is_sendable(token):
+        raise AuthError("the token holds characters that no token has", hint="check HF_TOKEN: hf_ and letters")
     return token
 
 
