@@ -80,7 +80,8 @@ def assert_failed(answer: Result, error: str, status: str, target: Path) -> None
     assert answer.data["clone_status"] == status
     assert answer.data["message"] == answer.error["message"]
     assert answer.data["target_dir"] == os.path.realpath(target)
-    assert not target.exists() or target.is_file() or not (target / SENTINEL_FILE).exists()
+    assert not target.is_dir() or SENTINEL_FILE not in os.listdir(target)
+    assert leftovers(target.parent) == []
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -276,8 +277,10 @@ def test_too_little_space_is_told_before_the_first_byte(repo: build.Repo, env: d
     blob = (repo.path / "snapshots" / COMMIT_A / "model.safetensors").resolve()
     build.grow_sparse(blob, 15 * 2**40)
     answer = clone(env, tmp_path / "mine", "--no-health-check")
-    assert_failed(answer, "insufficient_space", "filesystem_error", tmp_path / "mine")
-    assert answer.error["detail"]["needed_bytes"] > 15 * 2**40 > answer.error["detail"]["free_bytes"]
+    assert_failed(answer, "FilesystemError", "filesystem_error", tmp_path / "mine")
+    assert answer.error["detail"]["type"] == "insufficient_space"
+    figures = answer.error["detail"]["detail"]
+    assert figures["needed_bytes"] > 15 * 2**40 > figures["free_bytes"]
     assert leftovers(tmp_path) == []
 
 

@@ -228,6 +228,6 @@ def test_people_read_the_numbers(hub: HubServer, folder: Path, env: dict[str, st
     shown = line("--create", "--branch", "dev", name="acme/other").splitlines()
     assert shown == [
         "push (experimental): acme/other@dev — dry-run: +6 ~0 -0",
-        "  would create the private repository",
-        "  would create the branch",
+        "push (experimental): acme/other@dev — dry-run: would create the private repository",
+        "push (experimental): acme/other@dev — dry-run: would create the branch",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -23,9 +24,12 @@ def main(argv: Sequence[str] | None = None, io: Io | None = None) -> int:
     try:
         with process_io() as own:
             _end_on_signals()
-            return _run(words, own)
+            code = _run(words, own)
     except BrokenPipeError:
         return CLOSED_PIPE
+    if code == Interrupted.exit_code:
+        _leave_threads(code)
+    return code
 
 
 def _run(argv: list[str], io: Io) -> int:
@@ -96,6 +100,13 @@ def _as_internal(bug: Exception, settings: Settings, io: Io) -> MlxkError:
         traceback.print_exception(type(bug), bug, bug.__traceback__, file=io.stderr)
     text = f"{type(bug).__name__}: {bug}".strip().replace("\n", " ")
     return InternalError(text[:500], hint="this is a bug of MLX Knife; MLXK2_DEBUG=1 shows where it happened")
+
+
+def _leave_threads(code: int) -> None:
+    """End now, all being said: a library's threads may hang in a connection, and would be waited for."""
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        os._exit(code)
 
 
 def _end_on_signals() -> None:

@@ -13,7 +13,6 @@ from mlxk2.hub.translate import (
     Subject,
     foreign_errors,
     headers_of,
-    is_time_out,
     is_transient,
     reason_of,
     revision_not_found,
@@ -26,6 +25,7 @@ from mlxk2.text import one_line
 
 _MOST_FILES = 100_000
 _MOST_COMMITS = 1000
+_PATIENCE_S = 3.0
 
 T = TypeVar("T")
 
@@ -62,7 +62,9 @@ class HuggingFaceHub:
         with translated(subject):
             info = self._ask(lambda: self._info(name, revision), subject)
         if not isinstance(info.sha, str) or not is_commit(info.sha):
-            raise DownloadFailed(f"the Hub names no commit for {one_line(name)}", hint="HF_ENDPOINT tells which Hub")
+            raise DownloadFailed(
+                f"the Hub names no commit for {one_line(name)}", hint="HF_ENDPOINT tells which Hub", retryable=False
+            )
         return RepoState(name, info.sha, bool(info.private), bool(getattr(info, "gated", False)))
 
     def tree(self, state: RepoState) -> tuple[RemoteFile, ...]:
@@ -102,18 +104,23 @@ class HuggingFaceHub:
             if hasattr(entry, "size"):
                 found.append(entry)
             if len(found) > _MOST_FILES:
-                raise DownloadFailed(f"{state.name} has more than {_MOST_FILES} files", hint="--include picks some")
+                raise DownloadFailed(
+                    f"{state.name} has more than {_MOST_FILES} files",
+                    hint="that is more than a model has; hf download may take it",
+                    retryable=False,
+                )
         return found
 
     def _ask(self, question: Callable[[], T], subject: Subject) -> T:
         """Ask until there is an answer, or the same failure too often."""
         failures = 0
         while True:
+            began = time.monotonic()
             try:
                 return question()
             except foreign_errors() as error:
-                # A Hub that hangs has used up its time already.
-                failures += 2 if is_time_out(error) else 1
+                # A Hub that hangs, or that the client has asked again itself, has used up its time.
+                failures += 1 + int((time.monotonic() - began) / _PATIENCE_S)
                 wish = retry.wish_s(headers_of(error))
                 if not is_transient(error) or failures >= retry.MOST_FAILURES or (wish or 0) > retry.LONGEST_WISH_S:
                     raise translate(error, subject) from error
@@ -128,6 +135,6 @@ def _file(entry: Any) -> RemoteFile:
     size = entry.size if lfs is None else lfs.size
     if not isinstance(entry.path, str) or not isinstance(digest, str) or not isinstance(size, int):
         raise DownloadFailed(
-            "the Hub describes a file in a way that cannot be read", hint="HF_ENDPOINT tells which Hub"
+            "the Hub describes a file in a way that cannot be read", hint="HF_ENDPOINT tells which Hub", retryable=False
         )
     return RemoteFile(entry.path, size, digest)

@@ -85,7 +85,11 @@ class Fetcher:
         try:
             answer = self._transport.get(url) if is_whole else self._transport.get(url, start, end)
         except BadRedirect as refused:
-            raise DownloadFailed(f"the Hub answers for {job.file.path} with {refused}") from refused
+            raise DownloadFailed(
+                f"the Hub answers for {one_line(job.file.path)} with {refused}",
+                hint="HF_ENDPOINT tells which Hub",
+                retryable=False,
+            ) from refused
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TryAgain(reason_of(error)) from error
         if not answer.from_hub:
@@ -162,7 +166,9 @@ def refusal(answer: Answer, path: str, subject: Subject) -> MlxkError:
         words = answer.headers.get("X-Error-Message") or ""
         error: AccessDenied = denied(subject, gated=code == "GatedRepo", words=words)
         return error
-    return DownloadFailed(f"the Hub lists {one_line(path)}, but does not have it", hint="HF_ENDPOINT tells which Hub")
+    return DownloadFailed(
+        f"the Hub lists {one_line(path)}, but does not have it", hint="HF_ENDPOINT tells which Hub", retryable=False
+    )
 
 
 def _check_range(answer: Answer, start: int, end: int, size_bytes: int) -> None:

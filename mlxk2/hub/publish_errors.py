@@ -23,6 +23,7 @@ from mlxk2.text import one_line
 
 _LONGEST_WORDS = 200
 _AGAIN = "run the same command again; what was uploaded is not sent twice"
+_AGAIN_LATER = "run the same command again"
 _TOKEN = "use a token that may write there: HF_TOKEN, or hf auth login"
 
 
@@ -36,7 +37,9 @@ def told_for_push(name: str) -> Iterator[None]:
     except ModelNotFound as missing:
         raise repo_not_found(name) from missing.__cause__
     except (DownloadFailed, RevisionNotFound) as failed:
-        raise PushFailed(failed.message, hint="run the same command again", retryable=True) from failed.__cause__
+        if failed.extra.get("retryable", failed.retryable):
+            raise PushFailed(failed.message, hint=_AGAIN_LATER, retryable=True) from failed.__cause__
+        raise PushFailed(failed.message, hint=failed.hint) from failed.__cause__
 
 
 def repo_not_found(name: str) -> RepoNotFound:
@@ -59,7 +62,7 @@ def create_failed(name: str, error: BaseException) -> MlxkError:
 def branch_failed(name: str, branch: str, error: BaseException) -> BranchCreateFailed:
     """The error for a branch that could not be made."""
     return BranchCreateFailed(
-        f"the branch '{branch}' of {name} could not be created: {reason_of(error)}{_words(error)}",
+        f"the branch '{one_line(branch)}' of {name} could not be created: {reason_of(error)}{_words(error)}",
         hint=_TOKEN if status_of(error) in (401, 403) else f"{name} must have a branch main, where others start",
     )
 
@@ -83,7 +86,7 @@ def may_pass(error: BaseException) -> bool:
 
 def not_uploaded(name: str, branch: str, error: BaseException) -> MlxkError:
     """The error for an upload, or a commit, that failed; the branch is as it was."""
-    status, what = status_of(error), f"{name}@{branch}"
+    status, what = status_of(error), one_line(f"{name}@{branch}")
     if status == 401:
         return AuthError(f"the Hub does not accept this token{_words(error)}", hint=_TOKEN)
     if status == 412:
@@ -113,7 +116,7 @@ def card_refused(answer: Any) -> UploadFailed:
 
 def branch_missing(name: str, branch: str) -> UploadFailed:
     """The error for a branch that is not there and is not to be made."""
-    return UploadFailed(f"{name} has no branch '{branch}'", hint="--create makes it, starting at main")
+    return UploadFailed(f"{name} has no branch '{one_line(branch)}'", hint="--create makes it, starting at main")
 
 
 def _own_words(error: BaseException) -> str:
@@ -122,6 +125,8 @@ def _own_words(error: BaseException) -> str:
         return f"a file cannot be read: {error.strerror}"
     if isinstance(error, UnicodeDecodeError):
         return "README.md is not UTF-8"
+    if isinstance(error, (TypeError, LookupError, AttributeError)) or type(error).__name__ == "JSONDecodeError":
+        return "the Hub's answer cannot be understood"
     cause = "" if error.__cause__ is None else f" ({type(error.__cause__).__name__})"
     return one_line(str(error) or type(error).__name__)[:_LONGEST_WORDS] + cause
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from mlxk2.errors import DownloadFailed
+from mlxk2.store.layout import is_git_folder
 from mlxk2.text import one_line
 
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -43,18 +44,23 @@ def checked(files: tuple[RemoteFile, ...]) -> tuple[RemoteFile, ...]:
     for file in files:
         problem = _problem(file)
         if problem is not None:
-            raise DownloadFailed(f"the Hub lists a file that cannot be: '{one_line(file.path[:100])}' {problem}")
+            raise _unusable(f"the Hub lists a file that cannot be: '{one_line(file.path[:100])}' {problem}")
     paths = {file.path for file in files}
     if len(paths) < len(files):
-        raise DownloadFailed("the Hub lists a file twice")
+        raise _unusable("the Hub lists a file twice")
     sizes = {file.digest: file.size_bytes for file in files}
     if any(sizes[file.digest] != file.size_bytes for file in files):
-        raise DownloadFailed("the Hub lists one hash with two sizes")
+        raise _unusable("the Hub lists one hash with two sizes")
     for path in paths:
         parts = path.split("/")
         if any("/".join(parts[:end]) in paths for end in range(1, len(parts))):
-            raise DownloadFailed(f"the Hub lists '{one_line(path)}', and a file where its folder should be")
+            raise _unusable(f"the Hub lists '{one_line(path)}', and a file where its folder should be")
     return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _unusable(message: str) -> DownloadFailed:
+    # The next try would get the same list.
+    return DownloadFailed(message, hint="HF_ENDPOINT tells which Hub is asked", retryable=False)
 
 
 def _problem(file: RemoteFile) -> str | None:
@@ -68,6 +74,8 @@ def _problem(file: RemoteFile) -> str | None:
         return "leaves its folder, or has too long a part"
     if _has_lone_surrogate(path):
         return "is no text"
+    if any(map(is_git_folder, parts)):
+        return "is git's own, and could run code"
     if not 0 <= file.size_bytes <= _LARGEST_BYTES:
         return "has an impossible size"
     if _DIGEST.fullmatch(file.digest) is None:

@@ -14,7 +14,7 @@ from mlxk2.errors import AccessDenied, Offline, UsageError
 from mlxk2.settings import HubSettings
 
 # A commit, and the end of an upload, may keep the Hub busy for longer than a question does.
-_LONGEST_WORK_S = 120.0
+_LONGEST_WORK_S = 60.0
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+(/[A-Za-z0-9._~/\-]*)?")
 _LONGEST_TOKEN_FILE = 4096
 
@@ -91,7 +91,7 @@ def _set_time_outs(hub: HubSettings) -> None:
         return
 
     def limit(request: Any) -> None:
-        answer_s = _answer_s(request.method, hub)
+        answer_s = _answer_s(request.method, str(request.url), hub)
         request.extensions["timeout"] = {
             "connect": hub.answer_timeout_s,
             "read": answer_s,
@@ -108,7 +108,7 @@ def _set_time_outs(hub: HubSettings) -> None:
 def _requests_session(requests: Any, hub: HubSettings) -> Any:
     class Limited(requests.adapters.HTTPAdapter):  # type: ignore[misc,name-defined]
         def send(self, request: Any, **options: Any) -> Any:
-            options["timeout"] = (hub.answer_timeout_s, _answer_s(request.method, hub))
+            options["timeout"] = (hub.answer_timeout_s, _answer_s(request.method, request.url or "", hub))
             return super().send(request, **options)
 
     session = requests.Session()
@@ -117,8 +117,9 @@ def _requests_session(requests: Any, hub: HubSettings) -> Any:
     return session
 
 
-def _answer_s(method: str, hub: HubSettings) -> float:
-    return hub.answer_timeout_s if method in ("GET", "HEAD") else max(hub.answer_timeout_s, _LONGEST_WORK_S)
+def _answer_s(method: str, url: str, hub: HubSettings) -> float:
+    is_work = method == "PUT" or "/commit/" in url or url.endswith("/commit")
+    return max(hub.answer_timeout_s, _LONGEST_WORK_S) if is_work else hub.answer_timeout_s
 
 
 def _silence() -> None:

@@ -72,11 +72,6 @@ def is_transient(error: BaseException) -> bool:
     return status in TRANSIENT if status is not None else isinstance(error, transport_errors())
 
 
-def is_time_out(error: BaseException) -> bool:
-    """Tell whether there was no answer in time."""
-    return status_of(error) is None and "timeout" in type(error).__name__.lower()
-
-
 def translate(error: BaseException, subject: Subject) -> MlxkError:
     """Return our error for one of the client's."""
     from huggingface_hub.errors import (
@@ -103,9 +98,10 @@ def translate(error: BaseException, subject: Subject) -> MlxkError:
         return not_found(subject)
     if isinstance(error, LocalEntryNotFoundError) or is_transient(error):
         return unreachable(subject, reason_of(error))
-    if status is None:
-        return DownloadFailed("the Hub's answer cannot be understood", hint="HF_ENDPOINT tells which Hub is asked")
-    return DownloadFailed(f"the Hub refused {subject.name}: HTTP {status}", hint="HF_ENDPOINT tells which Hub is asked")
+    said = (
+        "the Hub's answer cannot be understood" if status is None else f"the Hub refused {subject.name}: HTTP {status}"
+    )
+    return DownloadFailed(said, hint="HF_ENDPOINT tells which Hub is asked", retryable=False)
 
 
 def denied(subject: Subject, *, gated: bool, words: str = "") -> AccessDenied:

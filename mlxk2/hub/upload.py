@@ -52,6 +52,7 @@ class Watch:
     def run(self, work: Callable[[], None]) -> Generator[Progress, None, None]:
         """Do `work` in a thread, and report how far it is; it ends soon where the generator is left. Units: bytes."""
         total, done = sum(self.sizes.values()), dict.fromkeys(self.sizes, 0)
+        whole = 0
         outcome: Future[None] = Future()
         outcome.add_done_callback(lambda _: self.news.put(None))
         # A daemon: a server that says nothing would keep the process from ending.
@@ -59,9 +60,10 @@ class Watch:
         try:
             yield Progress(0, total, "bytes")
             for news in iter(self.news.get, None):
+                whole += news.done - done[news.path]
                 done[news.path] = news.done
                 yield Progress(news.done, self.sizes[news.path], "bytes", news.path)
-                yield Progress(sum(done.values()), total, "bytes")
+                yield Progress(whole, total, "bytes")
             outcome.result()
         finally:
             self.stop.set()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxk2.events import Progress
 from mlxk2.inspection.files import FileEntry, ModelFiles
-from mlxk2.inspection.integrity import Finding
+from mlxk2.inspection.integrity import Finding, listed
 
 if TYPE_CHECKING:
     import threading
@@ -23,6 +23,7 @@ _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BUFFER_BYTES = 1 << 20
 _REPORT_BYTES = 16 << 20
 _MOST_THREADS = 8
+_MOST_FINDINGS = 1000
 
 OK = "ok"
 MISMATCH = "mismatch"
@@ -147,9 +148,10 @@ def content_findings(outcomes: dict[Blob, str]) -> tuple[Finding, ...]:
     """Say in the contract's words which files are not what their hashes say."""
     wrong = sorted(blob.entry.name for blob, outcome in outcomes.items() if outcome == MISMATCH)
     unreadable = sorted(blob.entry.name for blob, outcome in outcomes.items() if outcome == UNREADABLE)
-    found = [Finding("content_hash_mismatch", f"Content hash mismatch: {', '.join(wrong)}", name) for name in wrong]
-    found += [Finding("unreadable_file", f"Unreadable files: {', '.join(unreadable)}", name) for name in unreadable]
-    return tuple(found)
+    mismatch, unread = f"Content hash mismatch: {listed(wrong)}", f"Unreadable files: {listed(unreadable)}"
+    found = [Finding("content_hash_mismatch", mismatch, name) for name in wrong]
+    found += [Finding("unreadable_file", unread, name) for name in unreadable]
+    return tuple(found[:_MOST_FINDINGS])
 
 
 def _link_target(path: str) -> str:

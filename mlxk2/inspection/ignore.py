@@ -11,10 +11,14 @@ from collections.abc import Iterable
 from fnmatch import translate
 from typing import NamedTuple, Optional, Union
 
+from mlxk2.errors import PushFailed
+from mlxk2.store.origin import SENTINEL_FILE
+from mlxk2.text import one_line
+
 IGNORE_FILE = ".hfignore"
 DEFAULTS = (".git", ".DS_Store", ".gitignore", IGNORE_FILE, "__pycache__", ".venv", "venv", "*.pyc", ".env*/")
 # The Hub takes nothing below the first two; the last one is our own note about where a clone came from.
-NEVER = (".git", ".cache", ".mlxk2-workspace.json")
+NEVER = (".git", ".cache", SENTINEL_FILE)
 MOST_LINES = 1000
 
 _WILD = re.compile(r"[*?\[]")
@@ -36,8 +40,9 @@ class IgnoreRules:
     """The rules of one push, in order; the last one that fits a path decides."""
 
     def __init__(self, lines: Iterable[str] = ()) -> None:
-        unique = dict.fromkeys((*DEFAULTS, *map(_cleaned, lines)))
-        self._rules = tuple(rule for rule in map(_rule, unique) if rule is not None)
+        # Of a line that is repeated the last one counts, as with git.
+        unique = tuple(dict.fromkeys(reversed((*DEFAULTS, *map(_cleaned, lines)))))
+        self._rules = tuple(rule for rule in map(_rule, reversed(unique)) if rule is not None)
 
     def ignores(self, path: str, *, is_folder: bool) -> bool:
         """Tell whether `path`, relative and with "/", is left out; its parent folders are not."""
@@ -57,7 +62,9 @@ class IgnoreRules:
 
     def releases(self, path: str) -> bool:
         """Tell whether a line `!path`, without wildcards, says that this very file is to be pushed."""
-        return any(rule.negated and rule.literal == path for rule in self._rules)
+        names = path.split("/")
+        last = next((rule for rule in reversed(self._rules) if _fits(rule.parts, names)), None)
+        return last is not None and last.negated and last.literal == path
 
 
 def _cleaned(line: str) -> str:
@@ -80,7 +87,10 @@ def _rule(line: str) -> Rule | None:
     if not names:
         return None
     literal = None if _WILD.search(text) else _ESCAPED.sub(r"\1", "/".join(names))
-    parts = tuple(None if name == "**" else re.compile(translate(_as_fnmatch(name))) for name in names)
+    try:
+        parts = tuple(None if name == "**" else re.compile(translate(_as_fnmatch(name))) for name in names)
+    except re.error as error:
+        raise PushFailed(f"{IGNORE_FILE} has a line that no file can fit: {one_line(line[:80])}") from error
     if parts[-1] is None:
         parts = (*parts, re.compile(""))  # what is in the folder, not the folder itself
     return Rule(parts if anchored else (None, *parts), negated, only_folders, literal)

@@ -109,7 +109,7 @@ def _check_index(files: ModelFiles) -> Iterator[Finding]:
     leaving = [shard for shard in shards if _leaves(shard)]
     if leaving:
         # Never opened, and so missing, wherever it leads.
-        yield Finding("index_unsafe_shard", f"Missing weight shards: {_listed(leaving)}", name)
+        yield Finding("index_unsafe_shard", f"Missing weight shards: {listed(leaving)}", name)
     yield from _check_listed_shards(files, [shard for shard in shards if not _leaves(shard)])
 
 
@@ -231,16 +231,17 @@ def _check_out_of_reach(files: ModelFiles) -> Iterator[Finding]:
     for problem, code, words in _OUT_OF_REACH:
         names = [entry.name for entry in files.entries if entry.problem == problem]
         for name in names:
-            yield Finding(code, f"{words}{_listed(names)}", name)
+            yield Finding(code, f"{words}{listed(names)}", name)
 
 
 def _finding(code: str, words: str, names: list[str]) -> Iterator[Finding]:
     if names:
         first = names[0].split(" (", 1)[0] if code == "truncated_weight_file" else names[0]
-        yield Finding(code, words + _listed(names), one_line(first))
+        yield Finding(code, words + listed(names), one_line(first))
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Join names for a message; of many only the first are named."""
     shown = [one_line(name) for name in names[:_MOST_NAMES]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

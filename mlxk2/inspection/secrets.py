@@ -6,8 +6,7 @@ import re
 from fnmatch import fnmatchcase
 
 # Larger texts are data; nobody keeps a key in them.
-LARGEST_TEXT_BYTES = 8 * 2**20
-_SAMPLE_BYTES = 8192
+LARGEST_TEXT_BYTES = 32 * 2**20
 
 _NAMES = (
     (".env*", "environment file"),
@@ -32,19 +31,26 @@ _NAMES = (
 )
 _FOLDERS = {".ssh": "private key", ".aws": "login file", ".gnupg": "private key"}
 
+# Where a token may begin: not within a word, but right behind an escaped line end, as JSON and notebooks have it.
+_START = rb"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))"
 # Each begins with fixed text, has bounded repeats, and so is searched in linear time.
 _TOKENS = (
-    (re.compile(rb"\bhf_([A-Za-z0-9]{30,100})"), "Hugging Face token"),
-    (re.compile(rb"\bsk-([A-Za-z0-9_\-]{20,200})"), "API key"),
-    (re.compile(rb"\b(?:AKIA|ASIA)([A-Z0-9]{16})\b"), "AWS key"),
-    (re.compile(rb"\bgh[pousr]_([A-Za-z0-9]{36,255})"), "GitHub token"),
-    (re.compile(rb"\bgithub_pat_([A-Za-z0-9_]{40,255})"), "GitHub token"),
-    (re.compile(rb"\bglpat-([A-Za-z0-9_\-]{20,100})"), "GitLab token"),
-    (re.compile(rb"\bxox[abprs]-([A-Za-z0-9\-]{20,200})"), "Slack token"),
-    (re.compile(rb"\bAIza([A-Za-z0-9_\-]{35})"), "Google key"),
+    (re.compile(_START + rb"(?:hf_|hf_oauth_|api_org_)([A-Za-z0-9]{30,100})"), "Hugging Face token"),
+    (re.compile(_START + rb"sk-([A-Za-z0-9_\-]{20,200})"), "API key"),
+    (re.compile(_START + rb"(?:AKIA|ASIA)([A-Z0-9]{16})\b"), "AWS key"),
+    (re.compile(_START + rb"gh[pousr]_([A-Za-z0-9]{36,255})"), "GitHub token"),
+    (re.compile(_START + rb"github_pat_([A-Za-z0-9_]{40,255})"), "GitHub token"),
+    (re.compile(_START + rb"glpat-([A-Za-z0-9_\-]{20,100})"), "GitLab token"),
+    (re.compile(_START + rb"xox[abprs]-([A-Za-z0-9\-]{20,200})"), "Slack token"),
+    (re.compile(_START + rb"AIza([A-Za-z0-9_\-]{35})"), "Google key"),
+    (re.compile(_START + rb"npm_([A-Za-z0-9]{36})"), "npm token"),
+    (re.compile(_START + rb"pypi-([A-Za-z0-9_\-]{40,300})"), "PyPI token"),
+    (re.compile(_START + rb"[sr]k_live_([A-Za-z0-9]{20,100})"), "Stripe key"),
+    (re.compile(rb"(?i:aws_secret_access_key)[\"' ]{0,3}[=:][\"' ]{0,3}([A-Za-z0-9/+]{40})"), "AWS key"),
 )
 _PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _FEWEST_DIFFERENT = 10
+_LONG_PART = 12
 
 
 def suspect_name(path: str) -> str | None:
@@ -57,10 +63,8 @@ def suspect_name(path: str) -> str | None:
 
 
 def suspect_content(data: bytes) -> str | None:
-    """Say what a text holds, e.g. "AWS key"; None where there is nothing of the kind, or it is no text."""
+    """Say what a text holds, e.g. "AWS key"; None where there is nothing of the kind."""
     text = _as_text(data)
-    if text is None:
-        return None
     if _PRIVATE_KEY.search(text):
         return "private key"
     for pattern, kind in _TOKENS:
@@ -69,18 +73,20 @@ def suspect_content(data: bytes) -> str | None:
     return None
 
 
-def _as_text(data: bytes) -> bytes | None:
-    """Return what can be searched; None for a binary file."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "ignore").encode("utf-8", "ignore")
-    return None if b"\0" in data[:_SAMPLE_BYTES] else data
+def _as_text(data: bytes) -> bytes:
+    """Return what can be searched: UTF-16 in the bytes of ASCII, anything else, a pickle say, as it is."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or data[1::2].count(0) * 2 > len(data[1::2]) > 0:
+        return data.replace(b"\0", b"")
+    return data
 
 
 def _is_random(secret: bytes) -> bool:
-    """Tell a key from a word or a placeholder such as `hf_xxxxxxxx`: keys mix many letters, both cases or digits."""
+    """Tell a key from words and placeholders such as `hf_xxxxxxxx`: a long part of it mixes digits and letters."""
     if secret.endswith(b"EXAMPLE") or len(set(secret)) < _FEWEST_DIFFERENT:
         return False
-    has_digit = any(letter in b"0123456789" for letter in secret)
-    is_word_like = b"-" in secret or b"_" in secret
-    mixes_cases = secret != secret.upper() and secret != secret.lower()
-    return has_digit or (mixes_cases and not is_word_like)
+    return any(_mixes(part) for part in re.split(rb"[-_]", secret))
+
+
+def _mixes(part: bytes) -> bool:
+    has_digit = any(letter in b"0123456789" for letter in part)
+    return len(part) >= _LONG_PART and has_digit and not part.isdigit()

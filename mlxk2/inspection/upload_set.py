@@ -14,7 +14,7 @@ from mlxk2.inspection.files import DANGLING, NOT_A_FILE, UNREADABLE, FileEntry, 
 from mlxk2.inspection.ignore import IGNORE_FILE, MOST_LINES, IgnoreRules
 from mlxk2.inspection.secrets import LARGEST_TEXT_BYTES, suspect_content, suspect_name
 from mlxk2.inspection.weights import is_weight
-from mlxk2.text import one_line
+from mlxk2.text import one_line, printable
 
 SECRET = "secret_suspected"
 LINK_LEFT_OUT = "link_left_out"
@@ -24,11 +24,26 @@ _LARGEST_IGNORE_FILE = 256 * 1024
 
 
 class LocalFile(NamedTuple):
-    """A file to push: its path in the repository, and where its content lies."""
+    """A file to push: its path in the repository, where its content lies, and what tells whether it is still that."""
 
     path: str
     place: str
     size_bytes: int
+    identity: tuple[int, ...] = ()
+
+    @property
+    def is_as_seen(self) -> bool:
+        """Whether this is still the file that was looked at."""
+        try:
+            return identity_of(self.place) == self.identity
+        except OSError:
+            return False
+
+
+def identity_of(place: str) -> tuple[int, ...]:
+    """What changes when a file, or what lies behind a link, is replaced or written. Raises: OSError."""
+    link, state = os.lstat(place), os.stat(place)
+    return (link.st_ino, link.st_mtime_ns, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 class LeftOut(NamedTuple):
@@ -118,6 +133,8 @@ def _ignore_lines(root: str) -> list[str]:
             raw = read_small(FileEntry(IGNORE_FILE, place, state.st_size, 0.0, (0, 0)), _LARGEST_IGNORE_FILE)
     except OSError:
         pass
+    if raw is not None and b"\0" in raw:
+        raw = None  # UTF-16, in which no line would fit anything
     lines = [] if raw is None else raw.decode("utf-8-sig", "surrogateescape").splitlines()
     if raw is None or len(lines) > MOST_LINES:
         raise PushFailed(
@@ -140,7 +157,8 @@ def _listed(found: _Found, prefix: str) -> Iterator[os.DirEntry[str]]:
 
 def _is_plain(path: str) -> bool:
     """Tell whether a name can be in a repository: text, on one line, that no system takes for another path."""
-    return path.isprintable() and "\\" not in path
+    is_text = printable(path) == path and not any("\ud800" <= letter <= "\udfff" for letter in path)
+    return is_text and not any(letter in path for letter in "\\\n\t")
 
 
 def _take(found: _Found, path: str, entry: os.DirEntry[str]) -> None:
@@ -187,6 +205,7 @@ def _judge_link(found: _Found, place: str) -> tuple[str | None, str | None]:
 
 def _take_content(found: _Found, entry: FileEntry) -> None:
     size = entry.size_bytes or 0
+    identity = identity_of(entry.path)
     if not os.access(entry.path, os.R_OK):
         found.unusable(entry.name, entry.path, UNREADABLE)
         return
@@ -195,7 +214,7 @@ def _take_content(found: _Found, entry: FileEntry) -> None:
         if kind is not None:
             found.leave_out(entry.name, SECRET, _secret(entry.name, kind))
             return
-    found.files.append(LocalFile(entry.name, entry.path, size))
+    found.files.append(LocalFile(entry.name, entry.path, size, identity))
     found.entries.append(entry)
 
 

@@ -36,11 +36,13 @@ from mlxk2.errors import (
 from mlxk2.events import Event, Progress, Started
 from mlxk2.inspection.describe import Inspection
 from mlxk2.inspection.files import is_part_of_model
+from mlxk2.inspection.integrity import listed
 from mlxk2.operations.pull import pull_model
 from mlxk2.operations.pull_target import PullRequest, PullTarget, cached_inspection, inspect_commit
 from mlxk2.operations.pull_target import find_target as find_model_to_pull
 from mlxk2.settings import Settings
 from mlxk2.store.copy_on_write import COPY, Copied, copy_file
+from mlxk2.store.model_ref import ModelRef
 from mlxk2.store.origin import SENTINEL_FILE, Origin, OriginFile, write_origin
 from mlxk2.store.resolve import ModelSpec
 from mlxk2.store.snapshot_files import SourceFile, snapshot_files
@@ -50,7 +52,7 @@ from mlxk2.text import one_line
 from mlxk2.units import format_size
 
 _STATUS = (
-    ((InvalidTarget, FilesystemError, InsufficientSpace), "filesystem_error"),
+    ((InvalidTarget, FilesystemError), "filesystem_error"),
     ((ClonePullFailed,), "pull_failed"),
     ((CloneSourceMissing,), "cache_not_found"),
     ((CloneUnhealthy,), "health_check_failed"),
@@ -103,6 +105,9 @@ def clone_model(request: CloneRequest, settings: Settings) -> Generator[Event, N
         reason = error.strerror or type(error).__name__
         failed = FilesystemError(f"'{one_line(request.target_text)}' could not be written: {reason}")
         raise _with_data(failed, answer) from error
+    except InsufficientSpace as error:
+        full = FilesystemError(error.message, hint=error.hint, detail=_reason(error))
+        raise _with_data(full, answer) from error.__cause__
     except MlxkError as error:
         raise _with_data(error, answer) from error.__cause__
 
@@ -208,9 +213,18 @@ def _reason(error: MlxkError) -> dict[str, Any]:
 
 
 def _unhealthy(wanted: PullTarget, reason: str) -> CloneUnhealthy:
+    at = "" if wanted.revision is None else f"@{wanted.revision}"
     return CloneUnhealthy(
         f"{wanted.name} is not sound: {reason}",
-        hint=f"mlxk2 pull {wanted.name} --force repairs what the Hub has; --no-health-check copies it as it is",
+        hint=f"mlxk2 pull {wanted.name}{at} --force repairs what the Hub has; --no-health-check copies it as it is",
+    )
+
+
+def _rotten(ref: ModelRef, names: list[str]) -> CloneUnhealthy:
+    at = "" if ref.revision is None else f"@{ref.revision}"
+    return CloneUnhealthy(
+        f"{ref.name} is not sound: Content hash mismatch: {listed(sorted(names))}",
+        hint=f"mlxk2 pull {ref.name}{at} --force fetches them anew; --no-health-check copies them as they are",
     )
 
 
@@ -226,12 +240,16 @@ class _Copy:
 def _copy(copy: _Copy, hub: Path) -> Generator[Event, None, CloneResult]:
     ref = copy.source.ref
     # The largest first: it tells at once whether blocks can be shared, and so whether space is needed.
-    listed = (file for file in snapshot_files(ref, hub) if file.name != SENTINEL_FILE)
+    own = SENTINEL_FILE.casefold()
+    listed = (file for file in snapshot_files(ref, hub) if file.name.split("/", 1)[0].casefold() != own)
     files = sorted(listed, key=lambda file: file.size_bytes, reverse=True)
     total = sum(file.size_bytes for file in files)
     yield Started(ref.name)
     with building(copy.target, total) as folder:
         copied = yield from _copy_files(files, folder, copy.target)
+        wrong = [file.name for file in files if not copied[file.name].is_original]
+        if wrong and copy.answer.health_check:
+            raise _rotten(ref, wrong)
         written = _measured(files, copied, folder)
         origin = Origin(
             ref.name, ref.revision, {name: file for name, file in written.items() if is_part_of_model(name)}

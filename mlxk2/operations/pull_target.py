@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from mlxk2.errors import AmbiguousMatch, HashNotFound, InvalidName, ModelNotFound, UsageError
@@ -10,12 +9,9 @@ from mlxk2.inspection.describe import Inspection, inspect_model
 from mlxk2.settings import Settings
 from mlxk2.store import workspace
 from mlxk2.store.hf_cache import CachedRepo, scan
-from mlxk2.store.layout import DEFAULT_ORGANISATION, is_commit, name_problem, revision_problem
+from mlxk2.store.layout import DEFAULT_ORGANISATION, hub_name_problem, is_commit, revision_problem
 from mlxk2.store.resolve import ModelSpec, find_cached, select_revision
 from mlxk2.text import one_line
-
-# Source: validate_repo_id of the hub client.
-_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True)
@@ -85,16 +81,6 @@ def inspect_commit(name: str, commit: str, settings: Settings) -> Inspection | N
     return inspect_model(repo.to_ref(commit)) if repo is not None and commit in repo.snapshots() else None
 
 
-def hub_name_problem(name: str) -> str | None:
-    """Say why the Hub cannot have a repository of this name, or None if it can."""
-    parts = name.split("/")
-    if len(parts) > 2:
-        return "has more than two parts"
-    if not all(_PART.fullmatch(part) for part in parts):
-        return "contains characters that the Hub does not have in names"
-    return "ends with '.git'" if name.endswith(".git") else None
-
-
 def names_a_ref(target: PullTarget) -> str | None:
     """Return the branch or tag that should point to what is fetched; None for a commit."""
     revision = target.revision or "main"
@@ -102,7 +88,7 @@ def names_a_ref(target: PullTarget) -> str | None:
 
 
 def _check(spec: ModelSpec) -> None:
-    problem = name_problem(spec.name) or hub_name_problem(spec.name)
+    problem = hub_name_problem(spec.name)
     if problem is None:
         return
     shown = spec.name if len(spec.name) <= 100 else spec.name[:97] + "..."

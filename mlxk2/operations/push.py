@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlxk2.envelope import ABSENT
-from mlxk2.errors import AuthError, Interrupted, MlxkError, PushFailed
+from mlxk2.errors import AuthError, Interrupted, MlxkError, PushFailed, UploadFailed
 from mlxk2.events import Event, Started, Warned
 from mlxk2.operations.push_plan import (
     Changes,
@@ -140,15 +140,23 @@ def _push(request: PushRequest, settings: Settings) -> Generator[Event, None, Pu
 
     hub = open_publisher(settings.hub)
     remote = _look(push, hub)
+    for warning in dict.fromkeys(hub.warnings):
+        yield Warned(warning)
     try:
         if request.dry_run:
             return (yield from _tell(push, remote))
         return (yield from _upload(push, hub, remote))
     except KeyboardInterrupt:
-        again = f"whether it arrived: mlxk2 push {request.shown_folder} {request.name} --private --dry-run"
-        raise Interrupted("the push was interrupted", hint=again) from None
+        hint = f"whether it arrived: {_dry_run(request)}"
+        raise Interrupted("the push was interrupted", hint=hint) from None
     except OSError as error:
         raise PushFailed(f"a file of the folder cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+def _dry_run(request: PushRequest) -> str:
+    """The command that tells how folder and branch differ."""
+    branch = "" if request.branch == "main" else f" --branch {request.branch}"
+    return f"mlxk2 push {request.shown_folder} {request.name}{branch} --private --dry-run"
 
 
 def _answer(request: PushRequest, folder: LocalFolder, settings: Settings) -> PushResult:
@@ -173,6 +181,16 @@ def _check_pushable(push: _Push) -> None:
         raise PushFailed(
             f"there is nothing to push in {shown}",
             hint=f"mlxk2 push {push.request.shown_folder} {push.request.name} --check-only",
+        )
+
+
+def _check_as_seen(push: _Push) -> None:
+    """Refuse to send what has changed since it was looked at: it may be another file, or hold a secret now."""
+    changed = [file.path for file in push.folder.upload.files if not file.is_as_seen]
+    if changed:
+        raise PushFailed(
+            f"{one_line(changed[0])} changed while the push was under way; nothing was committed",
+            hint="run the same command again when nothing writes to the folder",
         )
 
 
@@ -236,15 +254,19 @@ def _upload(push: _Push, hub: Publisher, remote: RemoteBranch) -> Generator[Even
         deletions=to_delete([file.path for file in upload.files], there, upload),
     )
     logs: tuple[str, ...] = ()
+    _check_as_seen(push)
     try:
         commit, logs = yield from hub.commit(job, create_branch=request.create)
+    except UploadFailed as failed:
+        failed.message += f"; the private repository {request.name} was created" if created else ""
+        raise
     except LostReply as lost:
         landed = yield from _landed(push, hub, job.parent)
         if landed is None:
             raise lost.error from lost
         commit = landed
     answer = replace(push.answer, created_repo=created, hf_logs=logs or ABSENT)
-    if commit == ready.head:
+    if commit == ready.head or any(line.startswith(_NO_CHANGES) for line in logs):
         line = next((line for line in logs if line.startswith(_NO_CHANGES)), _NO_CHANGES)
         return replace(answer, no_changes=True, message=line, hf_logs=logs or (line,))
     changes = yield from _changes(push, hub, ready, commit)
@@ -276,8 +298,10 @@ def _landed(push: _Push, hub: Publisher, parent: str) -> Generator[Event, None, 
         if head is None or head == parent:
             return None
         files = hub.files(push.request.name, head)
-    except MlxkError:
-        return None
+    except MlxkError as error:
+        again = f"whether it arrived: {_dry_run(push.request)}"
+        message = f"the reply to the commit was lost; it is not known whether {push.where} has changed"
+        raise UploadFailed(message, hint=again, retryable=True) from error
     upload = push.folder.upload
     changes = yield from compare(upload.files, files, upload)
     return None if changes.total else head

@@ -13,7 +13,7 @@ from mlxk2.events import Progress
 from mlxk2.inspection.upload_set import LocalFile, UploadSet, scan_folder
 from mlxk2.inspection.workspace_check import WorkspaceHealth, card_advice, check_workspace
 from mlxk2.settings import Settings
-from mlxk2.store.layout import is_commit, name_problem, revision_problem
+from mlxk2.store.layout import hub_name_problem, is_commit, revision_problem
 from mlxk2.store.model_ref import ModelRef
 from mlxk2.store.workspace import children, from_path, is_path
 from mlxk2.text import one_line
@@ -21,8 +21,7 @@ from mlxk2.text import one_line
 if TYPE_CHECKING:
     from mlxk2.hub.remote import RemoteFile
 
-# Source: validate_repo_id of the hub client, and git-check-ref-format.
-_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+# Source: git-check-ref-format.
 _NOT_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|\.lock(?:/|$)|(?:^|/)\.|\.$|/$|^-")
 _LONGEST_BRANCH = 200
 _ATTRIBUTES = ".gitattributes"
@@ -181,14 +180,8 @@ def _find(text: str, settings: Settings) -> ModelRef:
 def _name_problem(name: str) -> str | None:
     if name.count("/") != 1:
         return "it needs an owner and a name"
-    problem = name_problem(name)
-    if problem is not None:
-        return f"it {problem}"
-    if ".." in name or name.endswith(".git"):
-        return "it contains '..' or ends with '.git'"
-    if not all(_NAME.fullmatch(part) for part in name.split("/")):
-        return "only letters, digits, '-', '_' and '.' are allowed, and neither '-' nor '.' at an end"
-    return None
+    problem = hub_name_problem(name)
+    return None if problem is None else f"it {problem}"
 
 
 def _branch_problem(branch: str) -> str | None:
@@ -197,6 +190,6 @@ def _branch_problem(branch: str) -> str | None:
         return f"it {problem}"
     if len(branch) > _LONGEST_BRANCH or _NOT_IN_BRANCH.search(branch):
         return "git does not allow such a name"
-    if is_commit(branch) or branch.startswith("refs/"):
+    if is_commit(branch) or branch == "HEAD" or branch.startswith("refs/"):
         return "it names something else than a branch"
     return None

@@ -60,7 +60,8 @@ def show_model(
             hint=f"mlxk2 rm {ref.name} removes what is left of it",
         )
     inspection = inspect_model(ref)
-    origin = yield from check_origin(inspection.files)
+    # Lists of files and configurations are looked up often; only the metadata tell where a clone stands.
+    origin = (yield from check_origin(inspection.files)) if part == "metadata" else None
     return ShowResult(
         model=inspection.info,
         metadata=_metadata(inspection) if part == "metadata" else None,

@@ -15,10 +15,11 @@ def render_push(data: Mapping[str, Any], options: Mapping[str, Any], view: View)
     verbose = bool(options.get("verbose"))
     url = f" {data['commit_url'] or data['repo_url']}" if verbose else ""
     lines = [f"push (experimental): {data['repo_id']}@{one_line(data['branch'])} — {_what(data)}{url}"]
+    where = lines[0].split(" — ", 1)[0]
     if data.get("would_create_repo"):
-        lines.append("  would create the private repository")
+        lines.append(f"{where} — dry-run: would create the private repository")
     if data.get("would_create_branch"):
-        lines.append("  would create the branch")
+        lines.append(f"{where} — dry-run: would create the branch")
     if verbose and "dry_run" in data:
         lines += _files(data)
     view.write("\n".join(lines) + "\n")

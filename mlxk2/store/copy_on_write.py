@@ -40,10 +40,14 @@ _NOT_SHARED = frozenset(
 
 
 class Copied(NamedTuple):
-    """How a file was copied, and the hash of its content: what the Hub says, else what was read."""
+    """How a file was copied, and the hash of its content: what the Hub says, else what was read.
+
+    `is_original` is False where what was read is not what the Hub's hash says.
+    """
 
     method: str
     sha256: str
+    is_original: bool = True
 
 
 def copy_file(file: SourceFile, place: str, before_bytes: Callable[[], None]) -> Generator[int, None, Copied]:
@@ -57,11 +61,12 @@ def copy_file(file: SourceFile, place: str, before_bytes: Callable[[], None]) ->
         method = _share_blocks(source, place)
         if method is None:
             before_bytes()
-            return Copied(COPY, (yield from _copy_bytes(file, source, place)))
+            return (yield from _copy_bytes(file, source, place))
         if file.sha256 is not None:
             yield file.size_bytes
             return Copied(method, file.sha256)
-        return Copied(method, (yield from _copy_bytes(file, source, None)))
+        read = yield from _copy_bytes(file, source, None)
+        return read._replace(method=method)
     finally:
         os.close(source)
 
@@ -119,14 +124,18 @@ def _clonefile(source: int, place: str) -> str:
     finally:
         os.close(folder)
     # A clone has its source's flags and permissions, and blobs may be read-only. The folder shows the umask.
-    if sys.platform == "darwin":
-        os.chflags(place, 0)
-    os.chmod(place, writable)
+    try:
+        if sys.platform == "darwin":
+            os.chflags(place, 0)
+        os.chmod(place, writable)
+    except OSError:
+        os.unlink(place)
+        raise
     return CLONEFILE
 
 
-def _copy_bytes(file: SourceFile, source: int, place: str | None) -> Generator[int, None, str]:
-    """Read the whole source, and write it unless `place` is None; returns its hash."""
+def _copy_bytes(file: SourceFile, source: int, place: str | None) -> Generator[int, None, Copied]:
+    """Read the whole source, and write it unless `place` is None."""
     target = None if place is None else _created(place)
     try:
         return (yield from _stream(file, source, target))
@@ -135,25 +144,32 @@ def _copy_bytes(file: SourceFile, source: int, place: str | None) -> Generator[i
             os.close(target)
 
 
-def _stream(file: SourceFile, source: int, target: int | None) -> Generator[int, None, str]:
+def _stream(file: SourceFile, source: int, target: int | None) -> Generator[int, None, Copied]:
     import hashlib
 
-    hasher = hashlib.sha256() if file.sha256 is None else None
+    hasher = hashlib.sha256()
+    git = (
+        None
+        if file.digest is None or file.sha256
+        else hashlib.sha1(b"blob %d\0" % file.size_bytes, usedforsecurity=False)
+    )
     buffer = memoryview(bytearray(min(_BUFFER_BYTES, file.size_bytes + 1)))
     done = 0
     while True:
         count = _read(file, source, buffer)
         if not count or done + count > file.size_bytes:
             break
-        if hasher is not None:
-            hasher.update(buffer[:count])
+        hasher.update(buffer[:count])
+        if git is not None:
+            git.update(buffer[:count])
         if target is not None:
             _write(target, buffer[:count])
         done += count
         yield count
     if count or done != file.size_bytes:
         raise _changed(file)
-    return file.sha256 if hasher is None else hasher.hexdigest()  # type: ignore[return-value]
+    found = hasher.hexdigest() if git is None else git.hexdigest()
+    return Copied(COPY, file.sha256 or hasher.hexdigest(), file.digest in (None, found))
 
 
 def _read(file: SourceFile, source: int, buffer: memoryview) -> int:

@@ -12,6 +12,7 @@ MAX_NAME_LENGTH = 96
 MIN_HASH_PREFIX = 4
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _HEX = re.compile(r"[0-9a-fA-F]+")
 
 
@@ -47,6 +48,22 @@ def name_problem(name: str) -> str | None:
     return None
 
 
+def hub_name_problem(name: str) -> str | None:
+    """Say why the Hub cannot have a repository of this name, or None if it can.
+
+    Source: validate_repo_id of the hub client.
+    """
+    problem = name_problem(name)
+    if problem is not None:
+        return problem
+    parts = name.split("/")
+    if len(parts) > 2:
+        return "has more than two parts"
+    if not all(_HUB_PART.fullmatch(part) for part in parts) or ".." in name or name.endswith(".git"):
+        return "contains characters that the Hub does not have in names, or '..', or ends with '.git'"
+    return None
+
+
 def revision_problem(revision: str) -> str | None:
     """Say why `revision` cannot name a branch, tag or commit, or None if it can."""
     if not revision:
@@ -56,6 +73,15 @@ def revision_problem(revision: str) -> str | None:
     if any(part in ("", ".", "..") for part in revision.split("/")):
         return "contains an empty part, '.' or '..'"
     return None
+
+
+def is_git_folder(part: str) -> bool:
+    """Tell whether a part of a path is what git takes for its own folder on some file system, where it would run code.
+
+    Source: git's checks of paths in a tree: case, trailing dots and blanks (NTFS), ignorable letters (HFS+).
+    """
+    seen = "".join(letter for letter in part if letter.isprintable()).casefold()
+    return seen.rstrip(". ") in (".git", "git~1")
 
 
 def is_commit(text: str) -> bool:

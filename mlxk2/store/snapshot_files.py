@@ -14,20 +14,29 @@ from stat import S_ISREG
 from typing import NamedTuple
 
 from mlxk2.errors import CloneOperationError
+from mlxk2.store.layout import is_git_folder
 from mlxk2.store.model_ref import ModelRef
 from mlxk2.store.shared_blobs import STORE_FOLDER
 from mlxk2.text import one_line, printable
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class SourceFile(NamedTuple):
-    """`name` is relative, with "/"; `path` has no link in it; `sha256` is what the Hub says of a large file."""
+    """`name` is relative, with "/"; `path` has no link in it; `digest` is the hash that the Hub names its content by.
+
+    That is a sha256, or git's sha1 for a small file; None where the file is no blob of the repository.
+    """
 
     name: str
     path: str
     size_bytes: int
-    sha256: str | None
+    digest: str | None
+
+    @property
+    def sha256(self) -> str | None:
+        return self.digest if self.digest is not None and len(self.digest) == 64 else None
 
 
 def snapshot_files(ref: ModelRef, hub: Path) -> tuple[SourceFile, ...]:
@@ -71,7 +80,7 @@ class _Snapshot:
         name = self._ref.name
         return CloneOperationError(
             f"{name} cannot be copied: {what} {problem}",
-            hint=f"mlxk2 pull {name} --force puts links right; mlxk2 rm {name} removes the model",
+            hint=f"mlxk2 rm {name} removes the model, mlxk2 pull {name} fetches it anew",
         )
 
     def _listed(self, folder: str, prefix: str) -> list[os.DirEntry[str]]:
@@ -87,6 +96,8 @@ class _Snapshot:
         is_text = printable(name) == name and not any("\ud800" <= letter <= "\udfff" for letter in name)
         if not is_text or any(letter in name for letter in "\\\n\t"):
             raise self.refused(f"'{one_line(name)}'", "has a name that not every system can hold")
+        if is_git_folder(name.rsplit("/", 1)[-1]):
+            raise self.refused(f"'{one_line(name)}'", "is git's own, and could run code")
 
     def _traced(self, name: str, entry: os.DirEntry[str]) -> SourceFile:
         shown = f"'{one_line(name)}'"
@@ -107,9 +118,12 @@ class _Snapshot:
         return folder == self._blobs or is_shared
 
     def _known_hash(self, entry: os.DirEntry[str]) -> str | None:
-        """The repository's own blob has the Hub's hash as its name; git's sha1, of small files, is another hash."""
+        """The repository's own blob has the Hub's hash as its name."""
         if not entry.is_symlink():
             return None
-        folder, name = os.path.split(os.readlink(entry.path))
+        try:
+            folder, name = os.path.split(os.readlink(entry.path))
+        except OSError as error:
+            raise self.refused(f"'{one_line(entry.name)}'", "was taken away meanwhile") from error
         is_own = os.path.realpath(os.path.join(os.path.dirname(entry.path), folder)) == self._blobs
-        return name if is_own and _SHA256.fullmatch(name) else None
+        return name if is_own and _DIGEST.fullmatch(name) else None

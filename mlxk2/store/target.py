@@ -48,13 +48,11 @@ def find_target(text: str, path: Path) -> Target:
             raise InvalidTarget(f"'{text}' is not empty", hint=_ANOTHER)
         if place.exists() and not place.is_dir():
             raise InvalidTarget(f"'{text}' is a file", hint=_ANOTHER)
-        above = next(folder for folder in place.parents if folder.exists())
+        above = next(folder for folder in (place, *place.parents) if folder.exists())
     except OSError as error:
         raise InvalidTarget(f"'{text}' cannot be used: {error.strerror}", hint="choose another place") from error
     except ValueError as error:
         raise InvalidTarget(f"{text!r} is no path: {error}", hint=_ANOTHER) from error
-    if os.path.ismount(place):
-        raise InvalidTarget(f"'{text}' is a whole volume, and cannot be replaced", hint="name a folder in it")
     if place == place.parent or not above.is_dir():
         raise InvalidTarget(
             f"'{text}' cannot be made: '{above.name or above}' is no folder", hint="choose another place"
@@ -85,7 +83,8 @@ def building(target: Target, needed_bytes: int) -> Iterator[Path]:
     Raises: InsufficientSpace where the volume turns out to be too small; InvalidTarget where somebody else took the place.
     """
     place = target.path
-    partial = place.parent / f".{place.name[:50]}.partial-{secrets.token_hex(4)}"
+    above = place if _stays(place) else place.parent
+    partial = above / f".{place.name[:50]}.partial-{secrets.token_hex(4)}"
     made: list[Path] = []
     try:
         _make_parents(place.parent, made)
@@ -135,7 +134,12 @@ def _make_parents(folder: Path, made: list[Path]) -> None:
 
 
 def _move(partial: Path, target: Target) -> None:
+    if partial.parent == target.path:
+        _move_up(partial, target)
+        return
     try:
+        if target.path.is_dir():
+            os.chmod(partial, os.stat(target.path).st_mode & 0o7777)
         # An empty folder at the target is replaced in the same step; a filled one makes this fail.
         os.rename(partial, target.path)
     except OSError as error:
@@ -143,6 +147,35 @@ def _move(partial: Path, target: Target) -> None:
             raise InvalidTarget(f"'{target.text}' was filled by somebody else meanwhile") from error
         raise
     _flush_folder(str(target.path.parent))
+
+
+def _stays(place: Path) -> bool:
+    """Whether an empty folder must be filled, and not be replaced by a full one.
+
+    It is the one that the user is in (a shell would be nowhere), a volume of its own, or in a folder that is not ours.
+    """
+    try:
+        is_here = place.is_dir() and os.path.samefile(place, os.curdir)
+    except OSError:
+        is_here = False
+    return place.is_dir() and (is_here or os.path.ismount(place) or not os.access(place.parent, os.W_OK | os.X_OK))
+
+
+def _move_up(partial: Path, target: Target) -> None:
+    """Move what was built inside the target up into it, name by name; take all back if one fails."""
+    if any(path != partial for path in target.path.iterdir()):
+        raise InvalidTarget(f"'{target.text}' was filled by somebody else meanwhile")
+    moved: list[Path] = []
+    try:
+        for path in sorted(partial.iterdir()):
+            os.rename(path, target.path / path.name)
+            moved.append(target.path / path.name)
+        partial.rmdir()
+    except BaseException:
+        for path in moved:
+            os.rename(path, partial / path.name)
+        raise
+    _flush_folder(str(target.path))
 
 
 def _flush(folder: Path) -> None:
