@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlxk2.errors import MlxkError
 from mlxk2.hub.digest import hasher_of
@@ -26,9 +26,11 @@ class Job:
         self.location: str | None = None
         self.part: PartialFile | None = None
         self.pending: deque[int] = deque()
+        self.out: set[int] = set()
+        self.resumed_bytes = 0
         self.takes_ranges = True
         self.failures: dict[int, int] = {}
-        self.mismatches = 0
+        self.mismatches: dict[int, int] = {}
         self.hasher = hasher_of(file)
         self.hashed = 0
         self.is_done = False
@@ -40,6 +42,11 @@ class Job:
     @property
     def partial_path(self) -> Path:
         return partial_path(self.blob)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all bytes are there, right or wrong."""
+        return self.part is None or self.part.frontier == self.file.size_bytes
 
     def opened(self) -> PartialFile:
         """The file's bytes so far. Only for files that are not small, once they were handed out."""
@@ -53,10 +60,12 @@ class Job:
             return
         part = PartialFile(self.partial_path, self.file.size_bytes, connections)
         self.part = part
+        self.resumed_bytes = part.bytes_present
         self.pending.extend(piece for piece in range(part.pieces) if part.missing(piece)[0] < part.missing(piece)[1])
 
     def begin_anew(self) -> None:
         """Throw away what arrived. Raises: OSError."""
+        self.resumed_bytes = 0
         self.hasher, self.hashed = hasher_of(self.file), 0
         self.pending.clear()
         if self.part is None or not self.takes_ranges:
@@ -82,9 +91,15 @@ class Board:
         self._connections = connections
         self._current: deque[Job] = deque()
         self._unfinished = len(jobs)
+        self._lost = 0
         self._changed = threading.Condition()
         self._ended = False
         self.error: MlxkError | None = None
+
+    @property
+    def lost_bytes(self) -> int:
+        """How much of what was there before had to be thrown away."""
+        return self._lost
 
     @property
     def is_complete(self) -> bool:
@@ -100,7 +115,7 @@ class Board:
         with self._changed:
             return self._changed.wait_for(lambda: self.ended, timeout=seconds)
 
-    def claim(self, complete: Any) -> Unit | None:
+    def claim(self, complete: Callable[[Job], None]) -> Unit | None:
         """Wait for something to fetch; None when nothing will come. `complete(job)` hears of files that are all there.
 
         Raises: OSError where a file cannot be begun.
@@ -118,20 +133,32 @@ class Board:
         with self._changed:
             if unit.piece == WHOLE or unit.job.takes_ranges:
                 unit.job.pending.appendleft(unit.piece)
-            self._offer(unit.job)
+            self._returned(unit)
 
-    def fetch_whole(self, job: Job) -> None:
-        """Fetch a file in one go from now on: its server knows no ranges."""
+    def done(self, unit: Unit) -> None:
+        """Note that a unit is where it belongs."""
         with self._changed:
-            if job.takes_ranges:
-                job.takes_ranges = False
-                job.pending.clear()
-                job.pending.append(WHOLE)
-            self._offer(job)
+            self._returned(unit)
+
+    def fetch_whole(self, unit: Unit) -> None:
+        """Fetch this file in one go from now on: its server knows no ranges."""
+        with self._changed:
+            unit.job.takes_ranges = False
+            unit.job.pending.clear()
+            self._returned(unit)
+
+    def _returned(self, unit: Unit) -> None:
+        job = unit.job
+        job.out.discard(unit.piece)
+        # One writer at a time: the whole file only when no part of it is on its way any more.
+        if not job.takes_ranges and not job.out and not job.pending and not job.is_full:
+            job.pending.append(WHOLE)
+        self._offer(job)
 
     def again(self, job: Job) -> None:
         """Fetch a file once more from its start. Raises: OSError."""
         with self._changed:
+            self._lost += job.resumed_bytes
             job.begin_anew()
             self._offer(job)
 
@@ -153,7 +180,7 @@ class Board:
             self._current.appendleft(job)
         self._changed.notify_all()
 
-    def _next(self, complete: Any) -> Unit | None:
+    def _next(self, complete: Callable[[Job], None]) -> Unit | None:
         while self._current or self._waiting:
             if not self._current:
                 job = self._waiting.popleft()
@@ -163,6 +190,8 @@ class Board:
                 self._current.append(job)
             job = self._current[0]
             if job.pending:
-                return Unit(job, job.pending.popleft())
+                piece = job.pending.popleft()
+                job.out.add(piece)
+                return Unit(job, piece)
             self._current.popleft()
         return None

@@ -100,10 +100,10 @@ class HuggingFaceHub:
 
     def _entries(self, state: RepoState) -> list[Any]:
         found = []
-        for entry in self.api.list_repo_tree(state.name, recursive=True, revision=state.commit):
+        for number, entry in enumerate(self.api.list_repo_tree(state.name, recursive=True, revision=state.commit)):
             if hasattr(entry, "size"):
                 found.append(entry)
-            if len(found) > _MOST_FILES:
+            if number > _MOST_FILES:
                 raise DownloadFailed(
                     f"{state.name} has more than {_MOST_FILES} files",
                     hint="that is more than a model has; hf download may take it",

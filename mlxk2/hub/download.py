@@ -6,6 +6,7 @@ only after its hash was right. Knows no snapshot and no ref.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -16,20 +17,23 @@ from queue import Empty, SimpleQueue
 from mlxk2.errors import DownloadFailed, InsufficientSpace, MlxkError, PullFailed
 from mlxk2.events import Event, Progress
 from mlxk2.hub import retry
-from mlxk2.hub.board import Board, Job, Unit
+from mlxk2.hub.board import WHOLE, Board, Job, Unit
 from mlxk2.hub.digest import BUFFER_BYTES
 from mlxk2.hub.fetch import AddressExpired, Fetcher, NoRanges, TryAgain, WrongContent
 from mlxk2.hub.translate import Subject, unreachable
 from mlxk2.hub.transport import Transport
+from mlxk2.text import one_line
 
 CONNECTIONS = 8
 # Where a few connections fill the line, more of them only cost; the others join one after the other.
 _AT_ONCE = 3
 _STAGGER_S = 0.1
 _MOST_HASHERS = 4
+# Beside the numbers of pieces, and WHOLE.
+_HASH = -2
 _REPORT_EVERY_S = 0.1
 _PATIENCE_S = 0.5
-_DISK_FULL = frozenset({28, 122})  # ENOSPC, EDQUOT: the same numbers on Linux; macOS has 28 and 69
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Download:
@@ -60,13 +64,19 @@ class Download:
     def bytes_received(self) -> int:
         return self._count
 
+    @property
+    def bytes_lost(self) -> int:
+        """How much of what was there before turned out to be wrong."""
+        return self._board.lost_bytes
+
     def run(self) -> Generator[Event, None, None]:
         """Fetch everything. However it ends, no thread works on and what arrived is kept.
 
         Raises: DownloadFailed, AccessDenied, InsufficientSpace, PullFailed.
         """
-        threads = self._start()
+        threads: list[threading.Thread] = []
         try:
+            self._start(threads)
             while not self._board.ended:
                 yield from self._report()
                 self._wait()
@@ -76,15 +86,15 @@ class Download:
         if self._board.error is not None:
             raise self._board.error
 
-    def _start(self) -> list[threading.Thread]:
+    def _start(self, threads: list[threading.Thread]) -> None:
         starts = (max(number - _AT_ONCE + 1, 0) * _STAGGER_S for number in range(CONNECTIONS))
         work: list[tuple[Callable[..., None], tuple[object, ...]]] = [(self._fetch_units, (wait,)) for wait in starts]
         work += [(self._hash_jobs, (queue,)) for queue in self._to_hash]
         # Daemons: a thread that hangs in a name server must not keep the program from ending.
-        threads = [threading.Thread(target=target, args=args, daemon=True) for target, args in work]
-        for thread in threads:
+        for target, args in work:
+            thread = threading.Thread(target=target, args=args, daemon=True)
             thread.start()
-        return threads
+            threads.append(thread)
 
     def _end(self, threads: list[threading.Thread]) -> None:
         """Stop all threads, within a short time; what is still being read is cut off."""
@@ -155,25 +165,25 @@ class Download:
         job = unit.job
         if not job.is_small:
             self._in_flight[job.file.path] = job
-        before = self._count
+        before = _present(unit)
         try:
             self._fetcher.fetch(unit)
         except TryAgain as failure:
-            job.failures[unit.piece] = 1 if self._count > before else job.failures.get(unit.piece, 0) + 1
+            job.failures[unit.piece] = 1 if _present(unit) > before else job.failures.get(unit.piece, 0) + 1
             self._try_again(unit, failure)
         except WrongContent as problem:
             # Nothing of it was kept, so the rest of the file stays as it is.
-            if self._may_repeat(job, str(problem)):
-                self._board.give_back(unit)
+            self._ask_again(unit, f"the Hub sends {one_line(job.file.path)} with {problem}, not as it describes it")
         except AddressExpired:
             job.location = None
             self._board.give_back(unit)
         except NoRanges:
-            self._board.fetch_whole(job)
+            self._board.fetch_whole(unit)
         except MlxkError as error:
             self._board.end(error)
         else:
             job.failures.pop(unit.piece, None)
+            self._board.done(unit)
             if job.is_small:
                 self._board.finished(job)
             else:
@@ -184,23 +194,27 @@ class Download:
         failures, wish = unit.job.failures[unit.piece], failure.wish_s
         if failures >= retry.MOST_FAILURES or (wish or 0) > retry.LONGEST_WISH_S:
             asked = f", and asks to wait {int(wish)} s" if wish else ""
-            self._board.end(unreachable(self._subject, f"{failure.reason}{asked} ({unit.job.file.path})"))
+            self._board.end(unreachable(self._subject, f"{failure.reason}{asked} ({one_line(unit.job.file.path)})"))
             return
         self._stop.wait(retry.wait_s(failures) if wish is None else wish)
         unit.job.location = None
         self._board.give_back(unit)
 
-    def _may_repeat(self, job: Job, problem: str) -> bool:
-        """Allow one repetition of a file that is not what it should be; the second time is the end."""
-        job.mismatches += 1
-        if job.mismatches > 1:
-            self._board.end(
-                DownloadFailed(
-                    f"{job.file.path} arrived twice with {problem}, not as the Hub describes it; nothing of it was kept",
-                    hint=f"try again later, or look at {self._subject.endpoint}/{self._subject.name}",
-                )
-            )
-        return job.mismatches == 1
+    def _ask_again(self, unit: Unit, problem: str) -> None:
+        """Fetch a unit once more, from a fresh address; the second time is the end."""
+        if self._may_repeat(unit.job, unit.piece, problem):
+            unit.job.location = None
+            self._stop.wait(retry.wait_s(1))
+            self._board.give_back(unit)
+
+    def _may_repeat(self, job: Job, place: int, problem: str) -> bool:
+        """Allow one repetition of what is not as it should be."""
+        job.mismatches[place] = job.mismatches.get(place, 0) + 1
+        if job.mismatches[place] > 1:
+            page = f"{self._subject.endpoint}/{self._subject.name}"
+            self._board.end(DownloadFailed(problem, hint=f"try again later, or look at {page}"))
+            return False
+        return True
 
     # ---- threads that hash
 
@@ -226,6 +240,8 @@ class Download:
         frontier = part.frontier
         while job.hashed < frontier and not self._stop.is_set():
             count = part.read(job.hashed, buffer[: min(len(buffer), frontier - job.hashed)])
+            if not count:
+                raise OSError(errno.EIO, "the file became shorter while it was written")
             job.hasher.update(buffer[:count])
             job.hashed += count
         if job.hashed < job.file.size_bytes or self._stop.is_set():
@@ -235,7 +251,9 @@ class Download:
             job.is_done = True
             self._board.finished(job)
             self._news.put(None)
-        elif self._may_repeat(job, "another hash"):
+        elif self._may_repeat(
+            job, _HASH, f"{one_line(job.file.path)} arrived twice with another hash; it was thrown away"
+        ):
             self._board.again(job)
         else:
             part.discard()
@@ -247,4 +265,15 @@ class Download:
                 "the volume of the cache is full; what arrived is kept",
                 hint=f"free some space, then go on: mlxk2 pull {self._subject.name}",
             )
-        return PullFailed(f"the cache cannot be written: {error.strerror or type(error).__name__}")
+        return PullFailed(
+            f"the cache cannot be written: {error.strerror or type(error).__name__}",
+            hint=f"what arrived is kept; to go on: mlxk2 pull {self._subject.name}",
+        )
+
+
+def _present(unit: Unit) -> int:
+    """How many bytes of a unit are there."""
+    part = unit.job.part
+    if part is None:
+        return 0
+    return part.bytes_present if unit.piece == WHOLE else part.present[unit.piece]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import urllib3
 
@@ -15,12 +15,13 @@ from mlxk2.hub import retry
 from mlxk2.hub.board import WHOLE, Job, Unit
 from mlxk2.hub.digest import hasher_of
 from mlxk2.hub.partial import SMALL_BYTES, PartialFile
+from mlxk2.hub.remote import RemoteFile
 from mlxk2.hub.translate import Subject, denied, reason_of
 from mlxk2.hub.transport import Answer, BadRedirect, Transport
 from mlxk2.text import one_line
 
 CHUNK_BYTES = 128 * 1024
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,16})-(\d{1,16})/(\d{1,16}|\*)", re.ASCII)
 _GONE = (401, 403, 404, 410)
 
 
@@ -59,42 +60,41 @@ class Fetcher:
     def fetch(self, unit: Unit) -> None:
         """Fetch one unit. Raises: TryAgain, AddressExpired, WrongContent, NoRanges, MlxkError (the end), OSError of the disk."""
         job = unit.job
-        start, end = (0, job.file.size_bytes) if unit.piece == WHOLE else job.opened().missing(unit.piece)
-        is_fresh = job.location is None
-        answer = self._ask(job, start, end, is_whole=unit.piece == WHOLE)
+        is_whole = unit.piece == WHOLE
+        start, end = (0, job.file.size_bytes) if is_whole else job.opened().missing(unit.piece)
+        known = job.location
+        answer = self._ask(known or job.url, job, (None, None) if is_whole else (start, end))
         try:
             if answer.status in _GONE:
-                raise self._gone(answer, job, is_fresh=is_fresh)
+                raise self._gone(answer, job, is_fresh=known is None)
             self._judge(answer, job, start, end)
+            if not answer.from_hub:
+                job.location = answer.url
             if job.is_small:
                 self._keep_small(answer, job)
-            elif unit.piece == WHOLE:
+            elif is_whole:
                 self._fill_gaps(answer, job.opened())
             else:
                 self._fill(answer, job.opened(), unit.piece)
-            # A connection is used again only after the end of an answer was seen on it.
-            if not answer.response.read(1):
-                self._transport.finished(answer)
+            self._finish(answer)
         except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
             raise TryAgain(reason_of(error)) from error
         finally:
             self._transport.done(answer)
 
-    def _ask(self, job: Job, start: int, end: int, *, is_whole: bool) -> Answer:
-        url = job.location or job.url
+    def _finish(self, answer: Answer) -> None:
+        """Use the connection again, if the end of the answer was seen on it; the content is there in any case."""
+        with suppress(urllib3.exceptions.HTTPError, OSError):
+            if not self._transport.read(answer, 1):
+                self._transport.finished(answer)
+
+    def _ask(self, url: str, job: Job, span: tuple[int | None, int | None]) -> Answer:
         try:
-            answer = self._transport.get(url) if is_whole else self._transport.get(url, start, end)
+            return self._transport.get(url, *span)
         except BadRedirect as refused:
-            raise DownloadFailed(
-                f"the Hub answers for {one_line(job.file.path)} with {refused}",
-                hint="HF_ENDPOINT tells which Hub",
-                retryable=False,
-            ) from refused
+            raise _unusable_answer(job.file.path, refused) from refused
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TryAgain(reason_of(error)) from error
-        if not answer.from_hub:
-            job.location = answer.url
-        return answer
 
     def _judge(self, answer: Answer, job: Job, start: int, end: int) -> None:
         """Decide by status and lengths whether this body is the part that was asked for."""
@@ -103,9 +103,9 @@ class Fetcher:
             raise TryAgain(f"HTTP {status}", retry.wish_s(answer.headers))
         if status == 416:
             raise WrongContent("fewer bytes than it should have")
-        if status not in (200, 206) or answer.headers.get("Content-Encoding"):
+        if status not in (200, 206) or answer.headers.get("Content-Encoding", "identity") != "identity":
             raise DownloadFailed(
-                f"{job.file.path} cannot be fetched: HTTP {status}", hint="HF_ENDPOINT tells which Hub"
+                f"{one_line(job.file.path)} cannot be fetched: HTTP {status}", hint="HF_ENDPOINT tells which Hub"
             )
         if status == 206:
             _check_range(answer, start, end, job.file.size_bytes)
@@ -128,7 +128,8 @@ class Fetcher:
         )
 
     def _keep_small(self, answer: Answer, job: Job) -> None:
-        data = answer.response.read(SMALL_BYTES + 1)
+        data = self._transport.read(answer, SMALL_BYTES + 1)
+        self._received(len(data))
         hasher = hasher_of(job.file)
         hasher.update(data)
         if len(data) < job.file.size_bytes:
@@ -136,14 +137,12 @@ class Fetcher:
         if len(data) > job.file.size_bytes or hasher.hexdigest() != job.file.digest:
             raise WrongContent("another hash")
         _write_small(job.partial_path, job.blob, data)
-        self._received(len(data))
 
     def _fill(self, answer: Answer, part: PartialFile, piece: int) -> None:
         start, end = part.missing(piece)
         while start < end:
-            data = _read(answer, min(CHUNK_BYTES, end - start))
+            data = self._read(answer, min(CHUNK_BYTES, end - start))
             part.write(piece, data)
-            self._received(len(data))
             start += len(data)
 
     def _fill_gaps(self, answer: Answer, part: PartialFile) -> None:
@@ -151,12 +150,18 @@ class Fetcher:
         for piece in range(part.pieces):
             start, end = part.span(piece)
             while start < end:
-                data = _read(answer, min(CHUNK_BYTES, end - start))
+                data = self._read(answer, min(CHUNK_BYTES, end - start))
                 known = max(part.missing(piece)[0] - start, 0)
                 if known < len(data):
                     part.write(piece, memoryview(data)[known:])
-                    self._received(len(data) - known)
                 start += len(data)
+
+    def _read(self, answer: Answer, wanted: int) -> bytes:
+        data = self._transport.read(answer, wanted)
+        if not data:
+            raise TryAgain("the connection ended early")
+        self._received(len(data))
+        return data
 
 
 def refusal(answer: Answer, path: str, subject: Subject) -> MlxkError:
@@ -181,38 +186,60 @@ def _check_range(answer: Answer, start: int, end: int, size_bytes: int) -> None:
         raise WrongContent("another part than was asked for")
 
 
-def _read(answer: Answer, wanted: int) -> bytes:
-    data: bytes = answer.response.read(wanted)
-    if not data:
-        raise TryAgain("the connection ended early")
-    return data
-
-
 def _write_small(partial: Path, blob: Path, data: bytes) -> None:
-    with open(partial, "wb") as file:
+    with suppress(FileNotFoundError):
+        os.unlink(partial)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    with open(handle, "wb") as file:
         file.write(data)
     os.replace(partial, blob)
 
 
-def read_range(transport: Transport, url: str, start: int, length: int) -> bytes:
-    """Read a few bytes of a file, and no more, whatever the server sends. Raises: urllib3's errors, BadRedirect."""
-    answer = transport.get(url, start, start + length)
-    try:
-        if answer.status == 206:
-            return _all(answer.response, length)
-        if answer.status == 200 and start < SMALL_BYTES:
-            return _all(answer.response, start + length)[start:]
+def _unusable_answer(path: str, problem: BadRedirect) -> DownloadFailed:
+    return DownloadFailed(
+        f"the Hub answers for {one_line(path)} with {problem}", hint="HF_ENDPOINT tells which Hub", retryable=False
+    )
+
+
+def read_range(transport: Transport, url: str, file: RemoteFile, start: int, length: int) -> bytes:
+    """Read a few bytes of a file, and no more, whatever the server sends; fewer only where the file ends before.
+
+    Raises: TryAgain, DownloadFailed.
+    """
+    end = min(start + length, file.size_bytes)
+    if end <= start:
         return b""
+    try:
+        answer = transport.get(url, start, end)
+    except BadRedirect as refused:
+        raise _unusable_answer(file.path, refused) from refused
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise TryAgain(reason_of(error)) from error
+    try:
+        if answer.status in retry.TRANSIENT:
+            raise TryAgain(f"HTTP {answer.status}", retry.wish_s(answer.headers))
+        if answer.status == 206:
+            _check_range(answer, start, end, file.size_bytes)
+            return _all(transport, answer, end - start)
+        if answer.status == 200 and start < SMALL_BYTES:
+            return _all(transport, answer, end)[start:]
+        raise DownloadFailed(
+            f"{one_line(file.path)} cannot be read: HTTP {answer.status}",
+            hint="HF_ENDPOINT tells which Hub",
+            retryable=False,
+        )
+    except (WrongContent, urllib3.exceptions.HTTPError) as error:
+        raise TryAgain(str(error) if isinstance(error, WrongContent) else reason_of(error)) from error
     finally:
         transport.done(answer)
 
 
-def _all(response: Any, length: int) -> bytes:
+def _all(transport: Transport, answer: Answer, length: int) -> bytes:
     parts = []
     while length > 0:
-        data = response.read(min(length, CHUNK_BYTES))
+        data = transport.read(answer, min(length, CHUNK_BYTES))
         if not data:
-            break
+            raise TryAgain("the connection ended early")
         parts.append(data)
         length -= len(data)
     return b"".join(parts)

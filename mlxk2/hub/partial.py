@@ -62,10 +62,9 @@ class PartialFile:
 
     def write(self, piece: int, data: bytes | memoryview) -> None:
         """Put `data` behind what a piece has, and note it. Raises: OSError."""
-        start = piece * self.piece_bytes + self.present[piece]
-        _write_all(self._handle, data, start)
-        self.present[piece] += len(data)
-        self._note(piece)
+        present = self.present[piece]
+        _write_all(self._handle, data, piece * self.piece_bytes + present)
+        self._note(piece, present + len(data))
 
     def read(self, start: int, buffer: memoryview) -> int:
         """Fill `buffer` from `start`; returns how many bytes were there. Raises: OSError."""
@@ -74,8 +73,7 @@ class PartialFile:
     def forget(self) -> None:
         """Begin anew: what is there is not what it should be. Raises: OSError."""
         for piece in range(self.pieces):
-            self.present[piece] = 0
-            self._note(piece)
+            self._note(piece, 0)
 
     def finish(self, place: Path) -> None:
         """Cut the journal off and give the file its final name. Raises: OSError."""
@@ -99,9 +97,11 @@ class PartialFile:
         buffer[: len(data)] = data
         return len(data)
 
-    def _note(self, piece: int) -> None:
+    def _note(self, piece: int, count: int) -> None:
+        """Tell the journal, and only then everybody else: who sees the file full may finish it at once."""
         place = self.size_bytes + _HEAD.size + piece * _COUNT.size
-        _write_all(self._handle, _COUNT.pack(self.present[piece]), place)
+        _write_all(self._handle, _COUNT.pack(count), place)
+        self.present[piece] = count
 
     def _journal(self, connections: int) -> tuple[int, list[int]]:
         """Take an earlier journal over, or begin one."""

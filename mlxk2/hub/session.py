@@ -6,8 +6,10 @@ Works with its three HTTP libraries: requests (0.x), httpx (1.x), httpx2 (2.x).
 from __future__ import annotations
 
 import logging
+import os
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlxk2 import __version__
 from mlxk2.errors import AccessDenied, Offline, UsageError
@@ -46,8 +48,23 @@ def check_reachable(hub: HubSettings) -> None:
     """Raise Offline, or UsageError, where the Hub must not or cannot be asked."""
     if hub.offline:
         raise Offline("HF_HUB_OFFLINE is set: no connection is opened", hint="unset HF_HUB_OFFLINE to use the network")
-    if not _ADDRESS.fullmatch(hub.endpoint):
+    if not _ADDRESS.fullmatch(hub.endpoint) or not _is_address(hub.endpoint):
         raise UsageError("HF_ENDPOINT is no http or https address", hint="unset HF_ENDPOINT, or use https://HOST")
+    for kind in ("http", "https", "all"):
+        proxy = hub.proxies.get(kind)
+        if proxy is not None and not _is_address(proxy if "://" in proxy else f"http://{proxy}"):
+            raise UsageError(
+                f"the proxy for {kind} is no http or https address",
+                hint=f"{kind.upper()}_PROXY=http://HOST:PORT, or unset it",
+            )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def find_token(hub: HubSettings) -> str | None:
@@ -55,6 +72,8 @@ def find_token(hub: HubSettings) -> str | None:
     if hub.token is not None:
         return hub.token
     try:
+        if not os.path.isfile(hub.token_file):
+            return None
         with open(hub.token_file, encoding="utf-8") as file:
             return file.read(_LONGEST_TOKEN_FILE).strip() or None
     except (OSError, UnicodeDecodeError):

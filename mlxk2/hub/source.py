@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +11,19 @@ from urllib.parse import quote
 import urllib3
 
 from mlxk2.errors import DownloadFailed
+from mlxk2.hub import retry
 from mlxk2.hub.board import Job
 from mlxk2.hub.client import HuggingFaceHub
 from mlxk2.hub.download import CONNECTIONS, Download
-from mlxk2.hub.fetch import read_range, refusal
+from mlxk2.hub.fetch import TryAgain, read_range, refusal
 from mlxk2.hub.remote import RemoteFile, RepoState
 from mlxk2.hub.translate import reason_of, unreachable
 from mlxk2.hub.transport import BadRedirect, Transport
 from mlxk2.settings import HubSettings
+from mlxk2.text import one_line
 
-_TRIES = 3
+_TRIES = 4
+_LONGEST_PAUSE_S = 10.0
 
 
 class ModelSource:
@@ -29,6 +33,7 @@ class ModelSource:
         self.state = state
         self.files = files
         self.warnings = hub.warnings
+        self._by_path = {file.path: file for file in files}
         self._endpoint = hub.settings.endpoint
         self._subject = hub.subject(state.name, state.commit)
         self._transport = Transport(hub.settings, hub.token, CONNECTIONS)
@@ -43,6 +48,8 @@ class ModelSource:
         file = next((file for file in self.files if file.path == "config.json"), self.files[0])
         try:
             answer = self._transport.look(self._url(file.path))
+        except BadRedirect as refused:
+            raise DownloadFailed(f"the Hub cannot be asked for its files: {refused}", retryable=False) from refused
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self.warnings.append(f"access could not be tested: {reason_of(error)}")
             return
@@ -57,15 +64,15 @@ class ModelSource:
 
         Raises: DownloadFailed.
         """
-        reason = ""
-        for _ in range(_TRIES):
+        file = self._by_path[path]
+        for failures in range(1, _TRIES + 1):
             try:
-                return read_range(self._transport, self._url(path), start, length)
-            except BadRedirect as refused:
-                raise DownloadFailed(f"the Hub answers for {path} with {refused}") from refused
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                reason = reason_of(error)
-        raise unreachable(self._subject, f"{reason} ({path})")
+                return read_range(self._transport, self._url(path), file, start, length)
+            except TryAgain as failure:
+                reason, wish = failure.reason, failure.wish_s
+            if failures < _TRIES:
+                time.sleep(min(retry.wait_s(failures) if wish is None else wish, _LONGEST_PAUSE_S))
+        raise unreachable(self._subject, f"{reason} ({one_line(path)})")
 
     def download(
         self, files: Sequence[RemoteFile], blob: Callable[[str], Path], *, present: int, total: int

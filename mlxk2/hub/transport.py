@@ -17,6 +17,7 @@ from mlxk2 import __version__
 from mlxk2.settings import HubSettings
 
 _MOST_REDIRECTS = 5
+_SHORT_BYTES = 64 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -70,22 +71,35 @@ class Transport:
     def look(self, url: str) -> Answer:
         """Ask for the headers of `url`; a redirect is an answer. The caller ends it with `done`.
 
-        Raises: urllib3.exceptions.HTTPError.
+        Raises: urllib3.exceptions.HTTPError, BadRedirect.
         """
         return self._request("HEAD", url, None, None)
 
+    def read(self, answer: Answer, count: int) -> bytes:
+        """Read at most `count` bytes of a body. Raises: urllib3.exceptions.HTTPError, also once `abort` was called.
+
+        What a TLS connection gives after it was shut down is no content.
+        """
+        try:
+            data: bytes = answer.response.read(count)
+        except ValueError as closed:
+            raise urllib3.exceptions.ProtocolError("the connection was closed") from closed
+        if self._ended:
+            raise urllib3.exceptions.ProtocolError("the download was ended")
+        return data
+
     def done(self, answer: Answer) -> None:
-        """Give the connection back where the body was read to its end, else close it."""
-        with self._lock:
-            self._open.discard(answer.response)
+        """Give the connection back where little of the answer was left, else close it."""
         response = answer.response
-        # What little is left of an answer is cheaper to read than a new connection.
-        if response.status in (200, 206):
-            response.close()
-        else:
-            with suppress(urllib3.exceptions.HTTPError, OSError):
-                response.drain_conn()
-        response.release_conn()
+        try:
+            with suppress(urllib3.exceptions.HTTPError, OSError, ValueError):
+                is_short = response.status not in (200, 206) and len(response.read(_SHORT_BYTES)) < _SHORT_BYTES
+                if not is_short:
+                    response.close()
+        finally:
+            with self._lock:
+                self._open.discard(response)
+            response.release_conn()
 
     def finished(self, answer: Answer) -> None:
         """Give the connection back after the body was read to its end."""
@@ -103,8 +117,11 @@ class Transport:
                 response.shutdown()
 
     def close(self) -> None:
-        """Close all connections that are not in use."""
-        for pool in self._pools.values():
+        """Close all connections, and open none any more."""
+        self.abort()
+        with self._lock:
+            pools = list(self._pools.values())
+        for pool in pools:
             pool.clear()
 
     def _request(self, method: str, url: str, start: int | None, end: int | None) -> Answer:
@@ -162,20 +179,25 @@ class Transport:
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, (parts.hostname or "").lower(), port
+    """Scheme, host and port as urllib3 will understand them: two parsers may see two hosts in one address.
+
+    Raises: ValueError.
+    """
+    parts = urllib3.util.parse_url(url)
+    scheme = (parts.scheme or "").lower()
+    return scheme, (parts.host or "").lower(), parts.port or {"http": 80, "https": 443}.get(scheme)
 
 
 def _checked_redirect(url: str, place: str) -> str:
-    target = urljoin(url, place)
     try:
+        target = urljoin(url, place)
         scheme, host, _ = _origin(target)
+        has_login = urllib3.util.parse_url(target).auth is not None
     except ValueError as broken:
         raise BadRedirect("a redirect to no address") from broken
-    if scheme not in ("http", "https") or not host:
+    if scheme not in ("http", "https") or not host or has_login or "\\" in target or not target.isprintable():
         raise BadRedirect("a redirect to no address")
-    if scheme == "http" and urlsplit(url).scheme == "https":
+    if scheme == "http" and _origin(url)[0] == "https":
         raise BadRedirect("a redirect from https to http")
     return target
 
@@ -192,9 +214,15 @@ def _proxy_for(url: str, proxies: Mapping[str, str]) -> str | None:
 
 
 def _tls() -> Any:
-    """Trust what the system trusts; where that store is out of reach, the list that requests and httpx bring."""
+    """Trust what OpenSSL finds, SSL_CERT_FILE first; where it finds nothing, the system's store, or certifi's list.
+
+    truststore comes last because it makes one connection at a time.
+    """
     import ssl
 
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or paths.capath:
+        return ssl.create_default_context()
     try:
         import truststore
 

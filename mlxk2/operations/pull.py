@@ -194,28 +194,35 @@ def _fetch(pull: _Pull, source: ModelSource) -> Generator[Event, None, PullResul
     writer, fetched = pull.writer, _Fetched(plan.bytes_present)
     small = [file for file in plan.to_fetch if file.size_bytes <= SMALL_BYTES]
     large = [file for file in plan.to_fetch if file.size_bytes > SMALL_BYTES]
-    writer.prepare()
+    ref = names_a_ref(pull.target)
+    writer.prepare(ref)
     try:
         yield from _download(small, plan, source, writer, fetched)
         warning = None if pull.request.is_partial else _runtime_warning(pull, source)
         if warning is not None:
             yield Warned(f"{pull.target.name} will not run here: {warning}")
         yield from _download(large, plan, source, writer, fetched)
-        _link(pull, source, plan)
+        commit, paths = source.state.commit, [file.path for file in source.files]
+        writer.write_snapshot(commit, [(file.remote.path, file.remote.digest) for file in plan.chosen], paths)
+        if ref is not None:
+            writer.write_ref(ref, commit)
     finally:
         writer.remove_if_empty()
     answer = replace(
-        _answer(pull, source, plan), runtime_warning=_or_absent(warning), bytes_downloaded=fetched.received
+        _answer(pull, source, plan, fetched.lost),
+        runtime_warning=_or_absent(warning),
+        bytes_downloaded=fetched.received,
     )
     return _checked(pull, source, plan, answer)
 
 
 @dataclass
 class _Fetched:
-    """How far a pull is. Units: bytes; `received` counts what came over the network, repeats included."""
+    """How far a pull is. Units: bytes; `received` counts what came over the network, repeats included; `lost` was wrong."""
 
     present: int
     received: int = 0
+    lost: int = 0
 
 
 def _download(
@@ -226,16 +233,8 @@ def _download(
     download = source.download(files, writer.blob, present=fetched.present, total=plan.bytes_total)
     yield from download.run()
     fetched.received += download.bytes_received
+    fetched.lost += download.bytes_lost
     fetched.present += sum(file.size_bytes for file in files)
-
-
-def _link(pull: _Pull, source: ModelSource, plan: PullPlan) -> None:
-    """Make the revision visible, now that all of it is there."""
-    commit = source.state.commit
-    pull.writer.write_snapshot(commit, [(file.remote.path, file.remote.digest) for file in plan.chosen])
-    ref = names_a_ref(pull.target)
-    if ref is not None:
-        pull.writer.write_ref(ref, commit)
 
 
 def _preview(pull: _Pull, source: ModelSource, *, headers: bool) -> Preview:
@@ -258,19 +257,19 @@ def _runtime_warning(pull: _Pull, source: ModelSource) -> str | None:
     """Say why the model will not run here, or None; a look that fails is no reason to stop a download."""
     try:
         preview = _preview(pull, source, headers=False)
-    except DownloadFailed:
+    except (DownloadFailed, OSError):
         return None
     return None if preview.runtime_compatible else preview.reason
 
 
-def _answer(pull: _Pull, source: ModelSource, plan: PullPlan) -> PullResult:
+def _answer(pull: _Pull, source: ModelSource, plan: PullPlan, lost: int = 0) -> PullResult:
     warnings = "; ".join(dict.fromkeys(source.warnings))
     return replace(
         pull.answer,
         commit_hash=source.state.commit,
         preflight_warning=warnings or ABSENT,
         bytes_total=plan.bytes_total,
-        bytes_reused=plan.bytes_present,
+        bytes_reused=plan.bytes_present - lost,
     )
 
 
@@ -278,8 +277,8 @@ def _checked(pull: _Pull, source: ModelSource, plan: PullPlan, answer: PullResul
     """Look at what is in the cache now. Raises: ModelCorrupted where the Hub itself has no sound model."""
     fetched = format_size(answer.bytes_downloaded, " ")
     message = f"{len(plan.chosen)} files complete and verified, {fetched} fetched"
-    if plan.bytes_present:
-        message += f", {format_size(plan.bytes_present, ' ')} were there"
+    if answer.bytes_reused:
+        message += f", {format_size(answer.bytes_reused, ' ')} were there"
     done = replace(answer, download_status="success", message=message)
     if pull.request.is_partial:
         return replace(done, message=f"{message}; the rest of the model was left out")

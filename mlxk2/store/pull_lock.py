@@ -14,7 +14,6 @@ from mlxk2.store.layout import LOCKS_FOLDER, repo_folder
 
 LOCK_NAME = "mlxk2-pull.lock"
 _LOOK_AGAIN_S = 0.2
-_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class PullLock:
@@ -63,11 +62,13 @@ class PullLock:
         except FileNotFoundError:
             # The one who had it took the folder away meanwhile.
             return False
-        if _locked(handle) and _is_same(handle, self.path):
-            self._handle = handle
-            return True
-        os.close(handle)
-        return False
+        try:
+            if _locked(handle) and _is_same(handle, self.path):
+                self._handle, handle = handle, -1
+        finally:
+            if handle >= 0:
+                os.close(handle)
+        return self._handle is not None
 
 
 @contextmanager
@@ -89,6 +90,8 @@ def is_left_over(path: str) -> bool:
         return False
     try:
         return _locked(handle)
+    except OSError:
+        return False
     finally:
         os.close(handle)
 
@@ -111,10 +114,6 @@ def _locked(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:
-            raise
-        # A network volume without locks: two pulls at a time each write whole, verified files.
     return True
 
 

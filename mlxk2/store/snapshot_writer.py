@@ -5,6 +5,7 @@ Called when every blob is there and right, so a revision is complete or absent. 
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -14,8 +15,10 @@ from pathlib import Path
 
 from mlxk2.errors import PermissionDenied
 from mlxk2.store.layout import repo_folder
+from mlxk2.text import one_line
 
-_LEFT_OVER = (".partial", ".incomplete", ".tmp")
+_LEFT_OVER = (".partial", ".incomplete", ".tmp", ".mlxk2")
+_NO_LINKS_HERE = (None, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class RepoWriter:
@@ -25,40 +28,62 @@ class RepoWriter:
         self.path = hub / repo_folder(name)
         self.blobs = self.path / "blobs"
 
-    def prepare(self) -> None:
-        """Make the folders. Raises: OSError."""
+    def prepare(self, ref: str | None) -> None:
+        """Make the folders, and see whether everything can be put in its place, `ref` too. Raises: OSError, PermissionDenied."""
+        for part in ("blobs", "snapshots", "refs"):
+            self._refuse_link(self.path / part)
         self.blobs.mkdir(parents=True, exist_ok=True)
+        if ref is not None:
+            self._check_ref(ref)
 
     def blob(self, digest: str) -> Path:
         """Say where a file with this hash lies."""
         return self.blobs / digest
 
-    def write_snapshot(self, commit: str, files: Iterable[tuple[str, str]]) -> Path:
+    def write_snapshot(self, commit: str, files: Iterable[tuple[str, str]], all_paths: Iterable[str]) -> Path:
         """Link each (path, digest) into the snapshot; what is right already stays as it is.
+
+        `all_paths` are those that the revision has, whether they were chosen or not.
 
         Raises: OSError, PermissionDenied where a folder of the snapshot is a link to elsewhere.
         """
         root = self.path / "snapshots" / commit
         self._refuse_link(root)
         root.mkdir(parents=True, exist_ok=True)
-        known, places = {root}, set()
+        known = {root}
         for path, digest in files:
             place = root / path
             self._make_folder(place.parent, known)
             # Somebody may have removed the model meanwhile: no link to nothing.
             os.stat(self.blob(digest))
             _link(place, self.blob(digest))
-            places.add(place)
-        _sweep(root, places)
+        _sweep(root, {root / path for path in all_paths})
         return root
 
     def write_ref(self, revision: str, commit: str) -> None:
         """Let a branch or tag name the commit. Raises: OSError."""
+        self._check_ref(revision)
         place = self.path / "refs" / revision
         place.parent.mkdir(parents=True, exist_ok=True)
         fresh = _beside(place)
-        fresh.write_text(commit, encoding="ascii")
-        os.replace(fresh, place)
+        try:
+            fresh.write_text(commit, encoding="ascii")
+            os.replace(fresh, place)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
+
+    def _check_ref(self, revision: str) -> None:
+        """Refuse a name that lies below another one, as branches `dev` and `dev/x`: a file cannot be a folder."""
+        place = self.path / "refs" / revision
+        above = [folder for folder in place.parents if self.path / "refs" in folder.parents]
+        for folder in above:
+            self._refuse_link(folder)
+        if place.is_dir() or any(folder.is_file() for folder in above):
+            raise PermissionDenied(
+                f"the cache has another revision in the place of '{one_line(revision)}'",
+                hint="fetch it by its commit: mlxk2 pull org/model@COMMIT",
+            )
 
     def remove_if_empty(self) -> None:
         """Take away the folders that a failed download made and left empty."""
@@ -79,7 +104,7 @@ class RepoWriter:
     def _refuse_link(self, folder: Path) -> None:
         if os.path.islink(folder):
             raise PermissionDenied(
-                f"'{folder.name}' in the snapshots of {self.path.name} is a link: its files lie outside the cache",
+                f"'{one_line(folder.name)}' of {self.path.name} is a link: what it leads to may lie outside the cache",
                 hint="mlxk2 rm removes the model, and of a link the link only",
             )
 
@@ -92,7 +117,9 @@ def _link(place: Path, blob: Path) -> None:
     fresh = _beside(place)
     try:
         os.symlink(target, fresh)
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) not in _NO_LINKS_HERE:
+            raise
         shutil.copyfile(blob, fresh)
     if os.path.isdir(place) and not os.path.islink(place):
         shutil.rmtree(place)
