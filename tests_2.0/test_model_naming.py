@@ -145,7 +145,7 @@ def test_refs_main_decides_and_the_newest_complete_snapshot_without_it(isolated_
     assert chosen() == COMMIT_A
 
 
-@pytest.mark.parametrize("text", ["../x", "a/../../etc", "models--org--m", "a\\b", "x" * 97])
+@pytest.mark.parametrize("text", ["../there-is-no-such-folder", "a/../../etc", "models--org--m", "a\\b", "x" * 97])
 def test_bad_names_are_errors_with_a_hint_in_every_command(isolated_cache: IsolatedCache, text: str) -> None:
     plant(isolated_cache.hub, "org/m")
     answer = call("show", text, "--json", env=isolated_cache.env)
