@@ -265,6 +265,11 @@ class Download:
                 "the volume of the cache is full; what arrived is kept",
                 hint=f"free some space, then go on: mlxk2 pull {self._subject.name}",
             )
+        if error.errno == errno.ENOENT:
+            return PullFailed(
+                f"{self._subject.name} was removed from the cache while it was being fetched",
+                hint=f"to fetch it anew: mlxk2 pull {self._subject.name}",
+            )
         return PullFailed(
             f"the cache cannot be written: {error.strerror or type(error).__name__}",
             hint=f"what arrived is kept; to go on: mlxk2 pull {self._subject.name}",

@@ -20,7 +20,7 @@ from mlxk2.hub.translate import Subject, denied, reason_of
 from mlxk2.hub.transport import Answer, BadRedirect, Transport
 from mlxk2.text import one_line
 
-CHUNK_BYTES = 128 * 1024
+CHUNK_BYTES = 64 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,16})-(\d{1,16})/(\d{1,16}|\*)", re.ASCII)
 _GONE = (401, 403, 404, 410)
 
@@ -105,7 +105,9 @@ class Fetcher:
             raise WrongContent("fewer bytes than it should have")
         if status not in (200, 206) or answer.headers.get("Content-Encoding", "identity") != "identity":
             raise DownloadFailed(
-                f"{one_line(job.file.path)} cannot be fetched: HTTP {status}", hint="HF_ENDPOINT tells which Hub"
+                f"{one_line(job.file.path)} cannot be fetched: HTTP {status}",
+                hint="HF_ENDPOINT tells which Hub",
+                retryable=False,
             )
         if status == 206:
             _check_range(answer, start, end, job.file.size_bytes)

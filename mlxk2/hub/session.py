@@ -17,7 +17,7 @@ from mlxk2.settings import HubSettings
 
 # A commit, and the end of an upload, may keep the Hub busy for longer than a question does.
 _LONGEST_WORK_S = 60.0
-_ADDRESS = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+(/[A-Za-z0-9._~/\-]*)?")
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+(/[A-Za-z0-9._~/\-]*)?", re.IGNORECASE)
 _LONGEST_TOKEN_FILE = 4096
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 
 from mlxk2.errors import AmbiguousMatch, HashNotFound, InvalidName, ModelNotFound, UsageError
 from mlxk2.inspection.describe import Inspection, inspect_model
@@ -28,6 +29,16 @@ class PullRequest:
     @property
     def is_partial(self) -> bool:
         return bool(self.include or self.exclude)
+
+    @property
+    def command(self) -> str:
+        """The command as it is typed again."""
+        words = ["mlxk2", "pull", one_line(self.text)]
+        words += ["--revision", one_line(self.revision)] if self.revision is not None else []
+        for flag, patterns in (("--include", self.include), ("--exclude", self.exclude)):
+            for pattern in patterns:
+                words += [flag, one_line(pattern)]
+        return " ".join(map(quote, [*words, *(["--force"] if self.force else [])]))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlxk2.errors import PermissionDenied
 from mlxk2.store import shared_blobs
 from mlxk2.store.hf_cache import CachedRepo
+from mlxk2.store.layout import PARTIAL_FOLDER
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def _paths_of(repo: CachedRepo, doomed: tuple[str, ...], kept: tuple[str, ...]) 
     paths += [path for path in _regular_files(join(repo.path, "refs")) if _first_line(path) in doomed]
     for name in doomed:
         paths += [join(repo.path, ".no_exist", name), join(repo.path, "trees", f"{name}.json")]
+        paths.append(join(repo.path, PARTIAL_FOLDER, name))
     used = {blob for name in doomed for blob in _blobs_of(repo, name)}
     paths += sorted(used - {blob for name in kept for blob in _blobs_of(repo, name)})
     return tuple(path for path in paths if os.path.lexists(path))
@@ -128,9 +130,14 @@ def _size_of(paths: Iterable[str]) -> int:
         except OSError:
             continue
         identity = (status.st_dev, status.st_ino)
-        sizes[identity] = status.st_size if not os.path.islink(path) else 0
+        sizes[identity] = _on_disk(path, status) if not os.path.islink(path) else 0
         links[identity] = links.get(identity, status.st_nlink) - 1
     return sum(size for identity, size in sizes.items() if links[identity] <= 0)
+
+
+def _on_disk(path: str, status: os.stat_result) -> int:
+    """The length of a file; of one that is half downloaded, what of it takes space."""
+    return min(status.st_size, status.st_blocks * 512) if path.endswith(".incomplete") else status.st_size
 
 
 def _first_line(path: str) -> str:

@@ -6,6 +6,8 @@ import re
 
 REPO_PREFIX = "models--"
 LOCKS_FOLDER = ".locks"
+# Below a model's folder: a file for each commit that was fetched in part, as the user asked.
+PARTIAL_FOLDER = ".mlxk2-partial"
 SENTINEL_NAME = "TEST-CACHE-SENTINEL"
 DEFAULT_ORGANISATION = "mlx-community"
 MAX_NAME_LENGTH = 96

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mlxk2.errors import PermissionDenied
-from mlxk2.store.layout import repo_folder
+from mlxk2.store.layout import PARTIAL_FOLDER, repo_folder
 from mlxk2.text import one_line
 
 _LEFT_OVER = (".partial", ".incomplete", ".tmp", ".mlxk2")
@@ -25,6 +25,7 @@ class RepoWriter:
     """One `models--…` folder, to be filled."""
 
     def __init__(self, hub: Path, name: str) -> None:
+        self._name = name
         self.path = hub / repo_folder(name)
         self.blobs = self.path / "blobs"
 
@@ -82,8 +83,24 @@ class RepoWriter:
         if place.is_dir() or any(folder.is_file() for folder in above):
             raise PermissionDenied(
                 f"the cache has another revision in the place of '{one_line(revision)}'",
-                hint="fetch it by its commit: mlxk2 pull org/model@COMMIT",
+                hint=f"fetch it by its commit: mlxk2 pull {self._name}@COMMIT",
             )
+
+    def note_partial(self, commit: str, *, is_partial: bool) -> None:
+        """Note that a revision lacks files that were left out on purpose, or that it lacks none. Raises: OSError."""
+        note = self.path / PARTIAL_FOLDER / commit
+        self._refuse_link(note.parent)
+        if is_partial:
+            note.parent.mkdir(exist_ok=True)
+            note.touch()
+            return
+        note.unlink(missing_ok=True)
+        with suppress(OSError):
+            note.parent.rmdir()
+
+    def is_partial(self, commit: str) -> bool:
+        """Tell whether a revision was fetched in part."""
+        return (self.path / PARTIAL_FOLDER / commit).exists()
 
     def remove_if_empty(self) -> None:
         """Take away the folders that a failed download made and left empty."""
