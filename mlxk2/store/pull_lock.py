@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlxk2.events import Event, Warned
 from mlxk2.store.layout import LOCKS_FOLDER, repo_folder
+from mlxk2.store.target import make_missing
 
 LOCK_NAME = "mlxk2-pull.lock"
 _LOOK_AGAIN_S = 0.2
@@ -56,7 +57,7 @@ class PullLock:
         """Take the lock if it is free now; tells whether. Raises: OSError."""
         if os.path.islink(self._folder.parent) or os.path.islink(self._folder):
             raise NotADirectoryError(errno.ENOTDIR, "the folder of locks is a link")
-        _make(self._folder, self._made)
+        make_missing(self._folder, self._made)
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
@@ -94,17 +95,6 @@ def is_left_over(path: str) -> bool:
         return False
     finally:
         os.close(handle)
-
-
-def _make(folder: Path, made: list[Path]) -> None:
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for path in reversed(missing):
-        with suppress(FileExistsError):
-            path.mkdir()
-            made.append(path)
 
 
 def _locked(handle: int) -> bool:

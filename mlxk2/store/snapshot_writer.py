@@ -18,7 +18,7 @@ from mlxk2.store.layout import PARTIAL_FOLDER, repo_folder
 from mlxk2.text import one_line
 
 _LEFT_OVER = (".partial", ".incomplete", ".tmp", ".mlxk2")
-_NO_LINKS_HERE = (None, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_LINKS_HERE = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class RepoWriter:
@@ -134,8 +134,8 @@ def _link(place: Path, blob: Path) -> None:
     fresh = _beside(place)
     try:
         os.symlink(target, fresh)
-    except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", None) not in _NO_LINKS_HERE:
+    except OSError as error:
+        if error.errno not in _NO_LINKS_HERE:
             raise
         shutil.copyfile(blob, fresh)
     if os.path.isdir(place) and not os.path.islink(place):

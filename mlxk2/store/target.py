@@ -87,7 +87,7 @@ def building(target: Target, needed_bytes: int) -> Iterator[Path]:
     partial = above / f".{place.name[:50]}.partial-{secrets.token_hex(4)}"
     made: list[Path] = []
     try:
-        _make_parents(place.parent, made)
+        make_missing(place.parent, made)
         partial.mkdir()
         yield partial
         _flush(partial)
@@ -121,10 +121,10 @@ def _is_full(error: BaseException, partial: Path, needed_bytes: int) -> bool:
         return False
 
 
-def _make_parents(folder: Path, made: list[Path]) -> None:
+def make_missing(folder: Path, made: list[Path]) -> None:
     """Make missing folders and note each, the outermost first."""
     missing = []
-    while not folder.exists():
+    while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
