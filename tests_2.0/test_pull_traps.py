@@ -57,7 +57,8 @@ def test_https_that_is_cut_off_leaves_no_wrong_byte_behind(
     repo = publish(hub, files={"config.json": b"{}", **texts})
     seen = 0
     with TlsFront(hub.endpoint, tmp_path) as front:
-        more = {"HF_ENDPOINT": front.endpoint, "SSL_CERT_FILE": str(front.certificate)}
+        trusted = str(front.certificate)
+        more = {"HF_ENDPOINT": front.endpoint, "SSL_CERT_FILE": trusted, "REQUESTS_CA_BUNDLE": trusted}
         for share in (4, 16, 28):
             with start_pull(isolated_cache, hub, NAME, "--stream-json", **more) as process:
                 until_progress(process, share * MEBIBYTE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -131,6 +132,8 @@ def _requests_session(requests: Any, hub: HubSettings) -> Any:
             return super().send(request, **options)
 
     session = requests.Session()
+    # As downloads do; requests itself knows REQUESTS_CA_BUNDLE, which goes before, and certifi's list.
+    session.verify = ssl.get_default_verify_paths().cafile or True
     session.mount("http://", Limited())
     session.mount("https://", Limited())
     return session
