@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Protocol, TypeVar
+from typing import Any, Callable, TypeVar
 
 from mlxk2.errors import DownloadFailed
 from mlxk2.hub import retry
@@ -28,16 +28,6 @@ _MOST_COMMITS = 1000
 _PATIENCE_S = 3.0
 
 T = TypeVar("T")
-
-
-class Hub(Protocol):
-    """What the operations need of a Hub."""
-
-    def find(self, name: str, revision: str | None) -> RepoState:
-        """Resolve a revision (None: the main branch) to its commit."""
-
-    def tree(self, state: RepoState) -> tuple[RemoteFile, ...]:
-        """List all files of a commit, sorted by path."""
 
 
 class HuggingFaceHub:
