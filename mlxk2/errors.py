@@ -169,6 +169,22 @@ class GenerationFailed(MlxkError):
     type = "generation_failed"
 
 
+class StructuredOutputFailed(MlxkError):
+    """The answer is not what the schema, the pattern or the choices ask for, mostly since it was cut short."""
+
+    type = "structured_output_failed"
+    http_status = 422
+    retryable = True
+
+
+class PeerLost(MlxkError):
+    """Another of the machines that run a model together is missing, has died, or does not answer any more."""
+
+    type = "peer_lost"
+    http_status = 503
+    retryable = True
+
+
 class InvalidSource(MlxkError):
     """The source of a conversion is damaged or is not what its name says."""
 

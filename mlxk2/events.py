@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Union
 
+# The channels of generated text.
+ANSWER, REASONING = "answer", "reasoning"
+
 
 @dataclass(frozen=True)
 class Started:

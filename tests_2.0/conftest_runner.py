@@ -13,8 +13,9 @@ from support.tiny_model import TinyOptions, scripted_model, tiny_model
 from mlxk2.cli import present
 from mlxk2.events import Delta, Event, Finished
 from mlxk2.inspection.files import ModelFiles
+from mlxk2.runner.answer import Answer
 from mlxk2.runner.request import GenerationRequest, Message, Sampling
-from mlxk2.runner.runner import Answer, MLXRunner
+from mlxk2.runner.runner import MLXRunner
 from mlxk2.store.model_ref import WORKSPACE, ModelRef
 
 

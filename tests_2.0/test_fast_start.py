@@ -112,7 +112,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
 from mlxk2.runner import fast_start, mlx_backend
 fast_start.install()
-mlx_backend._import_mlx_lm()
+mlx_backend.import_mlx_lm()
 print(resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 

@@ -16,7 +16,7 @@ from mlxk2 import errors
 from mlxk2.events import Finished, Started
 from mlxk2.runner import chat_template
 from mlxk2.runner.model_text import ModelText
-from mlxk2.runner.prompt import prompt_ids, template_renderer
+from mlxk2.runner.prompt import make_prompt, template_renderer
 from mlxk2.runner.request import GenerationRequest, Message, Sampling
 from mlxk2.runner.segments import StopCutter
 from mlxk2.runner.stop import stop_token_ids, turn_enders
@@ -256,7 +256,7 @@ TALK = (Message("system", "Be kind."), Message("user", "hi"))
 
 def ids_of(path, request):
     text, _, tokenizer = loaded(path)
-    return prompt_ids(request, text, tokenizer, template_renderer(text, tokenizer)), tokenizer
+    return make_prompt(request, text, tokenizer, template_renderer(text, tokenizer)).ids, tokenizer
 
 
 def test_messages_go_through_the_template_without_a_second_bos(tmp_path):

@@ -24,7 +24,7 @@ from mlxk2.errors import DependencyMissing, IncompatibleModel, InvalidSource, Us
 from mlxk2.events import Event, Progress
 from mlxk2.inspection.weights import SAFETENSORS_INDEX
 from mlxk2.runner import fast_start as stand_ins
-from mlxk2.runner.mlx_backend import file_limit_kept, translated
+from mlxk2.runner.mlx_backend.library import file_limit_kept, translated
 
 MAX_SHARD_BYTES = 5 * 10**9
 _DTYPES = {name: getattr(mx, name) for name in DTYPES}

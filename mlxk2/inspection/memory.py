@@ -14,6 +14,9 @@ KV_STEP = 256
 RECOMMENDED_TOKENS = 8192
 _MARGIN_BYTES = 128 * 2**20
 
+# A quantized cache has a scale and a bias for so many numbers; the smaller of mlx's common sizes.
+_KV_GROUP = 32
+
 _BYTES = {"float32": 4, "float": 4, "float16": 2, "bfloat16": 2, "half": 2}
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
@@ -35,12 +38,19 @@ class MemoryNeed(NamedTuple):
 
 
 class _Attention(NamedTuple):
-    """Units: `layer_bytes` is what one layer keeps of one token; `window` limits the sliding layers."""
+    """`layer_elements`: numbers that one layer keeps of one token, each `element_bytes` long; `window` limits sliding ones."""
 
     full_layers: int
     sliding_layers: int
     window: int
-    layer_bytes: int
+    layer_elements: int
+    element_bytes: int
+
+    def layer_bytes(self, bits: int | None = None) -> float:
+        """Bytes that one layer keeps of one token, quantized to `bits`, with a scale and a bias a group."""
+        if bits is None:
+            return self.layer_elements * self.element_bytes
+        return self.layer_elements * (bits / 8 + 2 * self.element_bytes / _KV_GROUP)
 
 
 def memory_need(files: ModelFiles) -> MemoryNeed:
@@ -57,8 +67,10 @@ def memory_need(files: ModelFiles) -> MemoryNeed:
     return MemoryNeed(weights, per_token, total + total // 10 + _MARGIN_BYTES)
 
 
-def kv_bytes(config: Mapping[str, Any] | None, tokens: int) -> int | None:
+def kv_bytes(config: Mapping[str, Any] | None, tokens: int, bits: int | None = None) -> int | None:
     """Compute the size of the KV cache for `tokens` positions, allocated in steps of 256; None where it is unknown.
+
+    `bits`: of a quantized cache; None keeps the numbers as they are.
 
     Source: 2 * layers * kv_heads * head_dim * bytes a position; latent attention keeps its latent and rotary parts.
     """
@@ -67,11 +79,12 @@ def kv_bytes(config: Mapping[str, Any] | None, tokens: int) -> int | None:
         return None
     positions = _stepped(tokens)
     sliding = min(positions, _stepped(attention.window)) if attention.window else positions
-    return attention.layer_bytes * (attention.full_layers * positions + attention.sliding_layers * sliding)
+    kept = attention.full_layers * positions + attention.sliding_layers * sliding
+    return int(attention.layer_bytes(bits) * kept)
 
 
 def _per_token(attention: _Attention) -> int:
-    return attention.layer_bytes * (attention.full_layers + attention.sliding_layers)
+    return int(attention.layer_bytes()) * (attention.full_layers + attention.sliding_layers)
 
 
 def _stepped(tokens: int) -> int:
@@ -88,7 +101,7 @@ def _attention(config: Mapping[str, Any]) -> _Attention | None:
         return None
     full, sliding = _layer_kinds(parts, layers)
     window = _number(parts, ("sliding_window",)) or 0
-    return _Attention(full, sliding, window, per_layer * _element_bytes(parts))
+    return _Attention(full, sliding, window, per_layer, _element_bytes(parts))
 
 
 def _layer_elements(parts: tuple[Mapping[str, Any], ...]) -> int | None:

@@ -8,25 +8,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxk2 import errors
+from mlxk2.envelope import ABSENT
 from mlxk2.events import Event, Finished, Timing, Usage
 from mlxk2.inspection.describe import Inspection, inspect_model
-from mlxk2.inspection.memory import kv_bytes, memory_need
-from mlxk2.runner.limits import EXPECTED_ANSWER_TOKENS, MemoryDemand, check_memory, memory_limit_bytes
-from mlxk2.runner.request import GenerationRequest, Message, Sampling
+from mlxk2.operations.run_memory import MemoryPlan
+from mlxk2.runner.limits import EXPECTED_ANSWER_TOKENS
+from mlxk2.runner.prompt_file import read_prompt_file
+from mlxk2.runner.request import EngineOptions, GenerationRequest, Message, Sampling
 from mlxk2.store.model_ref import ModelRef
 
 if TYPE_CHECKING:
-    from mlxk2.runner.runner import Answer, PreparedPrompt
+    from mlxk2.runner.answer import Answer, ChosenToken, PreparedPrompt
+    from mlxk2.runner.constraint import Constraint
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the user asked for; without `use_chat_template` the model reads the prompt as it is."""
+    """What the user asked for; without `use_chat_template` the model reads the prompt as it is.
+
+    `force` runs what does not fit into memory; `hide_reasoning` leaves out what the model thought; `prompt_cache` is a
+    file that keeps what was read of the prompt for the next run.
+    """
 
     prompt: str
     system: str | None
@@ -34,6 +42,13 @@ class RunOptions:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     use_chat_template: bool = True
+    constraint: Constraint | None = None
+    top_logprobs: int | None = None
+    engine: EngineOptions = EngineOptions()
+    draft: ModelRef | None = None
+    prompt_cache: Path | None = None
+    hide_reasoning: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,16 +56,18 @@ class RunPlan:
     """A run that may begin: the model is sound, runnable, and its weights fit."""
 
     inspection: Inspection
-    prompt: str
+    options: RunOptions
     request: GenerationRequest
-    weights_bytes: int
-    memory_limit_bytes: int | None
+    memory: MemoryPlan
     fast_start: bool
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The answer. Units: seconds; `tokens_per_second` is the decode rate, the prefill does not count."""
+    """The answer. Units: seconds; `tokens_per_second` is the decode rate, the prefill does not count.
+
+    `parsed` is there with a constraint, `logprobs` where they were asked for.
+    """
 
     model: str
     prompt: str
@@ -62,6 +79,8 @@ class RunResult:
     generation_time_s: float
     time_to_first_token_s: float | None
     tokens_per_second: float
+    parsed: Any = ABSENT
+    logprobs: tuple[ChosenToken, ...] = ABSENT
 
 
 def prepare(ref: ModelRef, options: RunOptions, *, fast_start: bool = True, memory_limit: int | None = None) -> RunPlan:
@@ -69,21 +88,32 @@ def prepare(ref: ModelRef, options: RunOptions, *, fast_start: bool = True, memo
 
     `memory_limit`: bytes that the model may use; None asks the machine.
 
-    Raises: UsageError, ModelNotFound, ModelUnhealthy, IncompatibleModel, InsufficientMemory.
+    Raises: UsageError, ModelNotFound, ModelUnhealthy, IncompatibleModel, InsufficientMemory, DependencyMissing.
     """
     request = _request(options)
+    inspection = runnable(ref)
+    if options.constraint is not None:
+        options.constraint.check()
+    if options.prompt_cache is not None:
+        read_prompt_file(options.prompt_cache)
+    draft = None if options.draft is None else runnable(options.draft)
+    memory = MemoryPlan.of(inspection, draft, options.engine, limit=memory_limit, force=options.force)
+    memory.check(request.max_tokens or EXPECTED_ANSWER_TOKENS)
+    return RunPlan(inspection, options, request, memory, fast_start)
+
+
+def runnable(ref: ModelRef) -> Inspection:
+    """Inspect a model that is to be run.
+
+    Raises: ModelUnhealthy, IncompatibleModel.
+    """
     inspection = inspect_model(ref)
-    _check_runnable(inspection)
-    plan = RunPlan(
-        inspection=inspection,
-        prompt=options.prompt,
-        request=request,
-        weights_bytes=memory_need(inspection.files).weights_bytes or 0,
-        memory_limit_bytes=memory_limit if memory_limit is not None else memory_limit_bytes(),
-        fast_start=fast_start,
-    )
-    _check_memory(plan, request.max_tokens or EXPECTED_ANSWER_TOKENS)
-    return plan
+    info = inspection.info
+    if info.health != "healthy":
+        raise errors.ModelUnhealthy(f"{info.name} is broken: {info.reason}", hint=f"mlxk2 health {info.name} --verbose")
+    if not info.runtime_compatible:
+        raise errors.IncompatibleModel(f"{info.name} cannot be run: {info.reason}", hint=f"mlxk2 show {info.name}")
+    return inspection
 
 
 def run_model(plan: RunPlan) -> Generator[Event, None, RunResult]:
@@ -92,28 +122,41 @@ def run_model(plan: RunPlan) -> Generator[Event, None, RunResult]:
     KeyboardInterrupt, striking here or thrown in by the consumer, ends it with what was said so far and the
     finish reason "interrupted"; an answer that is complete keeps its own reason.
 
-    Raises: ContextLengthExceeded, InsufficientMemory, IncompatibleModel, GenerationFailed, DependencyMissing.
+    Raises: ContextLengthExceeded, InsufficientMemory, IncompatibleModel, GenerationFailed, DependencyMissing,
+        StructuredOutputFailed.
     """
     from mlxk2.runner.runner import MLXRunner
 
-    runner = MLXRunner(plan.inspection.files, fast_start=plan.fast_start, label=plan.inspection.info.name)
+    name = plan.inspection.info.name
+    runner = MLXRunner(plan.inspection.files, fast_start=plan.fast_start, label=name, options=plan.options.engine)
     answer: Answer | None = None
     try:
         with runner:
             prompt = runner.prepare(plan.request)
-            _check_memory(plan, _expected_tokens(prompt), runner.recommended_memory_bytes())
+            plan.memory.check(expected_tokens(prompt), runner.recommended_memory_bytes())
+            file = plan.options.prompt_cache
+            if file is not None:
+                runner.use_prompt_file(file)
             answer = yield from runner.answer(prompt)
+            if file is not None and answer.finish_reason != "interrupted":
+                runner.write_prompt_file(file, prompt)
     except KeyboardInterrupt:
         # Struck while the model was still being set up, and nothing was said, or while it was put away.
         if answer is None:
             nothing = Finished("interrupted", Usage(0, 0, 0), Timing(None, 0.0))
             yield nothing
-            return _result(plan, "", nothing, 0.0)
-    return _whole(plan, answer)
+            return _result(plan, nothing)
+    return _result(plan, answer.finished, answer)
 
 
 def _request(options: RunOptions) -> GenerationRequest:
-    limits: dict[str, Any] = {"sampling": options.sampling, "max_tokens": options.max_tokens, "stop": options.stop}
+    limits: dict[str, Any] = {
+        "sampling": options.sampling,
+        "max_tokens": options.max_tokens,
+        "stop": options.stop,
+        "constraint": options.constraint,
+        "top_logprobs": options.top_logprobs,
+    }
     if not options.use_chat_template:
         if options.system:
             raise errors.UsageError(
@@ -125,51 +168,53 @@ def _request(options: RunOptions) -> GenerationRequest:
     return GenerationRequest(messages=(*system, Message("user", options.prompt)), **limits)
 
 
-def _check_runnable(inspection: Inspection) -> None:
-    info = inspection.info
-    if info.health != "healthy":
-        raise errors.ModelUnhealthy(f"{info.name} is broken: {info.reason}", hint=f"mlxk2 health {info.name} --verbose")
-    if not info.runtime_compatible:
-        raise errors.IncompatibleModel(f"{info.name} cannot be run: {info.reason}", hint=f"mlxk2 show {info.name}")
-
-
-def _expected_tokens(prompt: PreparedPrompt) -> int:
+def expected_tokens(prompt: PreparedPrompt) -> int:
     """Positions that the KV cache will hold: all that were asked for, or what an ordinary answer takes."""
     asked = prompt.request.max_tokens is not None
     return len(prompt.ids) + (prompt.max_tokens if asked else min(prompt.max_tokens, EXPECTED_ANSWER_TOKENS))
 
 
-def _check_memory(plan: RunPlan, tokens: int, device_limit: int | None = None) -> None:
-    """Hold what `tokens` positions need against the machine, and the device where it is known."""
-    limits = [limit for limit in (plan.memory_limit_bytes, device_limit) if limit is not None]
-    config = _config(plan.inspection)
-    context = plan.inspection.info.context_length
-    tokens = min(tokens, context) if context else tokens
-    check_memory(MemoryDemand(plan.weights_bytes, kv_bytes(config, tokens) or 0), min(limits, default=None))
-
-
-def _config(inspection: Inspection) -> Mapping[str, Any]:
-    return inspection.files.config or {}
-
-
-def _whole(plan: RunPlan, answer: Answer) -> RunResult:
-    finished = Finished(answer.finish_reason, answer.usage, answer.timing)
-    return _result(plan, answer.text, finished, answer.tokens_per_second)
-
-
-def _result(plan: RunPlan, response: str, finished: Finished, tokens_per_second: float) -> RunResult:
+def _result(plan: RunPlan, finished: Finished, answer: Answer | None = None) -> RunResult:
+    shown = answer is not None and not plan.options.hide_reasoning
     return RunResult(
         model=plan.inspection.info.name,
-        prompt=plan.prompt,
-        response=response,
-        reasoning=None,
+        prompt=plan.options.prompt,
+        response=answer.text if answer is not None else "",
+        reasoning=answer.reasoning if answer is not None and shown else None,
         finish_reason=finished.reason,
         usage=finished.usage,
         tokens_generated=finished.usage.completion_tokens,
         generation_time_s=round(finished.timing.generation_time_s, 6),
         time_to_first_token_s=_rounded(finished.timing.time_to_first_token_s),
-        tokens_per_second=round(tokens_per_second, 3),
+        tokens_per_second=round(answer.tokens_per_second, 3) if answer is not None else 0.0,
+        parsed=_parsed(plan, answer),
+        logprobs=ABSENT if answer is None or answer.logprobs is None else answer.logprobs,
     )
+
+
+def _parsed(plan: RunPlan, answer: Answer | None) -> Any:
+    """The value of a constrained answer. Raises: StructuredOutputFailed where it is none."""
+    constraint = plan.options.constraint
+    if constraint is None or answer is None or answer.finish_reason == "interrupted":
+        return ABSENT
+    problem = _problem(answer)
+    if problem is None:
+        try:
+            return constraint.value(answer.text)
+        except ValueError as error:
+            problem = str(error)
+    hint = "raise --max-tokens" if answer.finish_reason == "length" else "try again, with another --seed"
+    detail = {"response": answer.text, "finish_reason": answer.finish_reason}
+    raise errors.StructuredOutputFailed(f"the answer is not what was asked for: {problem}", hint=hint, detail=detail)
+
+
+def _problem(answer: Answer) -> str | None:
+    """Why the answer cannot be what its constraint asks for; None if it may be."""
+    if answer.failure is not None:
+        return answer.failure
+    if answer.finish_reason == "length":
+        return f"it was cut off after {answer.usage.completion_tokens} tokens"
+    return None if answer.complete else "it ended before it was complete"
 
 
 def _rounded(seconds: float | None) -> float | None:

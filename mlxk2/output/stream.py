@@ -4,30 +4,47 @@ from __future__ import annotations
 
 from typing import Callable, TextIO
 
-from mlxk2.events import Delta, Event, Progress, Warned
+from mlxk2.events import ANSWER, REASONING, Delta, Event, Progress, Warned
 from mlxk2.output.view import View
 from mlxk2.text import one_line, printable
 from mlxk2.units import format_size
 
 _BAR_WIDTH = 30
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 class AnswerStream:
-    """Writes an answer piece by piece; on a terminal control characters of the model's are made visible."""
+    """Writes an answer piece by piece; on a terminal control characters of the model's are made visible.
 
-    def __init__(self, view: View) -> None:
+    Reasoning is shown to people only, dimmed where there is colour, and ends with a blank line.
+    """
+
+    def __init__(self, view: View, *, hide_reasoning: bool = False) -> None:
         self._view = view
+        self._shows_reasoning = view.on_terminal and not hide_reasoning
+        self._channel = ANSWER
         self._last = ""
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Delta) and event.text:
-            self._view.write(printable(event.text) if self._view.on_terminal else event.text)
-            self._last = event.text[-1]
+        if not isinstance(event, Delta) or not event.text:
+            return
+        if event.channel == REASONING and not self._shows_reasoning:
+            return
+        text = printable(event.text) if self._view.on_terminal else event.text
+        if event.channel != self._channel:
+            text = self._turn_to(event.channel) + text
+        self._view.write(text)
+        self._last = event.text[-1]
 
     def end_line(self) -> None:
         """Finish the line that the answer left open."""
-        if self._last != "\n":
-            self._view.write("\n")
+        closing = _PLAIN if self._channel == REASONING and self._view.color else ""
+        self._view.write(closing + ("" if self._last == "\n" else "\n"))
+
+    def _turn_to(self, channel: str) -> str:
+        self._channel = channel
+        style = "" if not self._view.color else _DIM if channel == REASONING else _PLAIN
+        return ("\n\n" if self._last else "") + style
 
 
 class Warnings:

@@ -29,7 +29,7 @@ _TEMPLATE_FAILURES = (
 
 
 def render(template: str, messages: tuple[Message, ...], variables: Mapping[str, Any]) -> str:
-    """Return the text of the conversation, up to where the model's answer begins.
+    """Return the text of the conversation, up to where the model's answer begins (`add_generation_prompt`, by default).
 
     The template sees messages and special tokens and nothing else, and may take so many steps and no more.
 
@@ -41,7 +41,8 @@ def render(template: str, messages: tuple[Message, ...], variables: Mapping[str,
     try:
         sandbox, compiled = _compiled(template)
         sandbox.start()
-        text = compiled.render(**variables, messages=chat, tools=None, documents=None, add_generation_prompt=True)
+        known = {"tools": None, "documents": None, "add_generation_prompt": True, **variables}
+        text = compiled.render(**known, messages=chat)
     except jinja.TemplateError as error:
         raise _failure(str(error.message or error), messages) from error
     except _TEMPLATE_FAILURES as error:

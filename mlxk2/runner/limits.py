@@ -49,19 +49,19 @@ class MemoryDemand:
         return self.weights_bytes + self.kv_bytes + self.headroom_bytes
 
 
-def check_memory(demand: MemoryDemand, limit_bytes: int | None) -> None:
-    """Do nothing when the demand fits, or when nobody knows the limit.
+def check_memory(demand: MemoryDemand, limit_bytes: int | None, ways: tuple[str, ...] = ()) -> None:
+    """Do nothing when the demand fits, or when nobody knows the limit. `ways` says what would fit.
 
     Raises: InsufficientMemory naming the figures.
     """
     if limit_bytes is None or demand.total_bytes <= limit_bytes:
         return
-    advice = "lower --max-tokens" if demand.kv_bytes > demand.weights_bytes else "use a smaller or more quantized model"
+    advice = ways or ("use a smaller or more quantized model",)
     raise errors.InsufficientMemory(
         f"the model needs about {_gigabytes(demand.total_bytes)} (weights {_gigabytes(demand.weights_bytes)}, "
         f"KV cache {_gigabytes(demand.kv_bytes)}, headroom {_gigabytes(demand.headroom_bytes)}), "
         f"but only {_gigabytes(limit_bytes)} can be used",
-        hint=advice,
+        hint="; ".join((*advice, "--force tries it all the same")),
         required_bytes=demand.total_bytes,
         weights_bytes=demand.weights_bytes,
         kv_bytes=demand.kv_bytes,

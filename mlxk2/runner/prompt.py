@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import NamedTuple, Protocol
 
 from mlxk2.errors import GenerationFailed
 
 from . import chat_template
 from .model_text import ModelText
+from .reasoning import is_reasoning_vocabulary
 from .request import GenerationRequest, Message
 from .tokenizer import TextTokenizer
 
-Renderer = Callable[[tuple[Message, ...]], str]
 
-# A vocabulary with one of these pairs belongs to a model that thinks aloud; templates ask for it as `enable_thinking`.
-_THINKING_TOKENS = (
-    ("<think>", "</think>"),
-    ("<longcat_think>", "</longcat_think>"),
-    ("<|think:start|>", "<|think:end|>"),
-    ("<|channel>", "<channel|>"),
-)
+class Renderer(Protocol):
+    """Writes a conversation as the text that the model reads."""
+
+    def __call__(self, messages: tuple[Message, ...], *, opens_answer: bool = True) -> str:
+        """Return the text, up to where the answer begins; without `opens_answer` up to the last message's end."""
 
 
-def prompt_ids(
+class Prompt(NamedTuple):
+    """What the model reads: the text, and its token ids."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def make_prompt(
     request: GenerationRequest, text: ModelText, tokenizer: TextTokenizer, renderer: Renderer | None
-) -> tuple[int, ...]:
-    """Return the ids of the prompt.
+) -> Prompt:
+    """Return the prompt.
 
     `renderer` None means that the model has no chat template: then the messages are joined by blank lines and read
     like raw text. Rendered text brings its own special tokens; raw text gets those that the tokenizer adds.
     """
     if request.messages is not None and renderer is not None:
-        return tokenizer.encode(_rendered(renderer, request.messages), add_special_tokens=False)
-    raw = request.prompt if request.messages is None else plain_text(request.messages)
-    return _raw_ids(raw or "", text, tokenizer)
+        rendered = _rendered(renderer, request.messages)
+        return Prompt(rendered, tokenizer.encode(rendered, add_special_tokens=False))
+    raw = (request.prompt if request.messages is None else plain_text(request.messages)) or ""
+    return Prompt(raw, _raw_ids(raw, text, tokenizer))
+
+
+def lasting_tokens(prompt: Prompt, messages: tuple[Message, ...], tokenizer: TextTokenizer, renderer: Renderer) -> int:
+    """Return how many ids at the beginning of `prompt` every later turn of this conversation begins with.
+
+    What opens the answer may be written differently once the answer is history, as templates do that drop reasoning.
+    """
+    try:
+        history = renderer(messages, opens_answer=False)
+    except GenerationFailed:
+        return 0
+    if not prompt.text.startswith(history):
+        return 0
+    opening = tokenizer.encode(prompt.text[len(history) :], add_special_tokens=False)
+    kept = len(prompt.ids) - len(opening)
+    # Only where the text is cut between two tokens.
+    return kept if kept > 0 and prompt.ids[kept:] == opening else 0
 
 
 def _rendered(renderer: Renderer, messages: tuple[Message, ...]) -> str:
@@ -62,12 +85,16 @@ def template_renderer(text: ModelText, tokenizer: TextTokenizer) -> Renderer | N
     if template is None:
         return None
     variables = {**text.special_tokens, "enable_thinking": thinks(tokenizer)}
-    return lambda messages: chat_template.render(template, messages, variables)
+
+    def render(messages: tuple[Message, ...], *, opens_answer: bool = True) -> str:
+        return chat_template.render(template, messages, {**variables, "add_generation_prompt": opens_answer})
+
+    return render
 
 
 def thinks(tokenizer: TextTokenizer) -> bool:
-    """Return whether the vocabulary has the marks of a reasoning model."""
-    return any(all(tokenizer.id_of(token) is not None for token in pair) for pair in _THINKING_TOKENS)
+    """Return whether the vocabulary is that of a model that thinks aloud; templates ask for it as `enable_thinking`."""
+    return is_reasoning_vocabulary(lambda token: tokenizer.id_of(token) is not None)
 
 
 def _raw_ids(raw: str, text: ModelText, tokenizer: TextTokenizer) -> tuple[int, ...]:

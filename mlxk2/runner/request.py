@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from mlxk2 import errors
+
+if TYPE_CHECKING:
+    from .constraint import Constraint
+    from .grammar import TokenMask
 
 # Below this a division by the temperature leaves the range of 16-bit floats; the result is the greedy one anyway.
 GREEDY_BELOW = 1e-4
 
 _LARGEST_SEED = 2**64 - 1
+_NO_BIAS: Mapping[int, float] = MappingProxyType({})
+
+# What OpenAI's API allows, in numbers and in range.
+MOST_LOGPROBS = 20
+_LARGEST_BIAS, _MOST_BIASES, _LARGEST_PENALTY = 100, 1024, 2
+
+# What mlx quantizes to.
+KV_BITS = (2, 3, 4, 6, 8)
+_SMALLEST_KV_SIZE = 16
+_MOST_DRAFT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -24,8 +42,9 @@ class Message:
 class Sampling:
     """How the next token is drawn. A value that exists is in range: MLX need not check it again.
 
-    `temperature` 0 and `top_p` 0 both mean the most probable token; `top_k` 0, `top_p` 1, `min_p` 0 and
-    `repetition_penalty` 1 switch that filter off; without `seed` each generation draws its own.
+    `temperature` 0 and `top_p` 0 both mean the most probable token; `top_k` 0, `top_p` 1, `min_p` 0,
+    `repetition_penalty` 1 and the other penalties 0 switch that filter off; without `seed` each generation draws its
+    own. `logit_bias` maps token ids to what is added to their logits.
 
     Raises: UsageError naming the flag.
     """
@@ -35,6 +54,9 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: _NO_BIAS)
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -42,10 +64,21 @@ class Sampling:
         _check_range("--top-p", self.top_p, 0, 1)
         _check_range("--min-p", self.min_p, 0, 1)
         _check_range("--repetition-penalty", self.repetition_penalty, 0.01, 100)
+        _check_range("--presence-penalty", self.presence_penalty, -_LARGEST_PENALTY, _LARGEST_PENALTY)
+        _check_range("--frequency-penalty", self.frequency_penalty, -_LARGEST_PENALTY, _LARGEST_PENALTY)
         if not _is_int(self.top_k) or self.top_k < 0:
             raise errors.UsageError(f"--top-k must be 0 (off) or a positive number, not {self.top_k}")
         if self.seed is not None and not (_is_int(self.seed) and 0 <= self.seed <= _LARGEST_SEED):
             raise errors.UsageError(f"--seed must be between 0 and {_LARGEST_SEED}, not {self.seed}")
+        self._check_bias()
+
+    def _check_bias(self) -> None:
+        if len(self.logit_bias) > _MOST_BIASES:
+            raise errors.UsageError(f"--logit-bias: {len(self.logit_bias)} tokens, {_MOST_BIASES} at most")
+        for token, bias in self.logit_bias.items():
+            if not _is_int(token) or token < 0:
+                raise errors.UsageError(f"--logit-bias: {token!r} is no token id")
+            _check_range(f"--logit-bias of token {token}", bias, -_LARGEST_BIAS, _LARGEST_BIAS)
 
     @property
     def is_greedy(self) -> bool:
@@ -58,6 +91,8 @@ class GenerationRequest:
     """One generation: `messages` go through the chat template, `prompt` goes in as it is; exactly one of them is given.
 
     `max_tokens` None means what is left of the context. `stop` strings end the answer and are not part of it.
+    `constraint` is what the answer must be; `top_logprobs` asks for the log probability of each token and of so many
+    likeliest ones (0: of the token alone; None: of nothing).
 
     Raises: UsageError naming the flag.
     """
@@ -67,6 +102,8 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if (self.messages is None) == (self.prompt is None):
@@ -75,6 +112,69 @@ class GenerationRequest:
             raise errors.UsageError(f"--max-tokens must be at least 1, not {self.max_tokens}")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise errors.UsageError("--stop must not be empty")
+        count = self.top_logprobs
+        if count is not None and not (_is_int(count) and 0 <= count <= MOST_LOGPROBS):
+            raise errors.UsageError(f"--logprobs must be between 0 and {MOST_LOGPROBS}, not {count}")
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """What the KV cache is to be: `kv_bits` for each value, at most `max_kv_size` positions (older ones are forgotten).
+
+    Raises: UsageError naming the flag.
+    """
+
+    kv_bits: int | None = None
+    max_kv_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kv_bits is not None and self.kv_bits not in KV_BITS:
+            raise errors.UsageError(f"--kv-bits must be one of {', '.join(map(str, KV_BITS))}, not {self.kv_bits}")
+        size = self.max_kv_size
+        if size is not None and not (_is_int(size) and size >= _SMALLEST_KV_SIZE):
+            raise errors.UsageError(f"--max-kv-size must be at least {_SMALLEST_KV_SIZE}, not {size}")
+        if self.kv_bits is not None and size is not None:
+            raise errors.UsageError("--kv-bits and --max-kv-size cannot be combined")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a model is loaded and remembered, for all requests to it.
+
+    `adapter` is a folder with LoRA weights; `draft` one with a smaller model of the same vocabulary that guesses
+    `draft_tokens` ahead. Without `reuse_cache` every request reads its whole prompt. `wire_memory` keeps the system
+    from swapping the model out.
+
+    Raises: UsageError naming the flag.
+    """
+
+    cache: CacheOptions = CacheOptions()
+    adapter: Path | None = None
+    draft: Path | None = None
+    draft_tokens: int = 3
+    reuse_cache: bool = True
+    wire_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if not (_is_int(self.draft_tokens) and 1 <= self.draft_tokens <= _MOST_DRAFT_TOKENS):
+            raise errors.UsageError(
+                f"--num-draft-tokens must be between 1 and {_MOST_DRAFT_TOKENS}, not {self.draft_tokens}"
+            )
+        if self.draft is not None and self.cache != CacheOptions():
+            raise errors.UsageError("--draft-model cannot be combined with --kv-bits or --max-kv-size")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the engine needs to know to continue a prompt. `mask` is of this one answer and remembers it."""
+
+    sampling: Sampling
+    max_tokens: int
+    vocab_size: int
+    stop_ids: frozenset[int] = frozenset()
+    mask: TokenMask | None = None
+    top_logprobs: int | None = None
+    draft_tokens: int = 3
 
 
 def _check_range(flag: str, value: float, low: float, high: float) -> None:

@@ -2,85 +2,62 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlxk2 import errors
-from mlxk2.events import Delta, Event, Finished, Started, Timing, Usage
+from mlxk2.events import Event, Progress, Started, Usage
 from mlxk2.inspection.context import context_length
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.runtime import custom_code
 
 from . import fast_start as stand_ins
+from .answer import Answer, AnswerText, ChosenToken, PreparedPrompt, Stopwatch, TokenChoice
+from .draft import check_draft
 from .limits import token_budget
-from .model_text import ModelText
-from .prompt import Renderer, prompt_ids, template_renderer, thinks
-from .request import GenerationRequest, Message
-from .segments import StopCutter
-from .stop import stop_token_ids
-from .tokenizer import FileTokenizer, TextTokenizer, from_wrapper
+from .prompt_file import PromptFile, owner_of, read_prompt_file
+from .request import Decoding, EngineOptions, GenerationRequest
+from .speech import SpeechLoader, backend
+from .vocabulary import check_bias, check_ids, vocabulary_size
 
 if TYPE_CHECKING:
-    from . import mlx_backend
-
-ANSWER = "answer"
-
-
-@dataclass(frozen=True)
-class PreparedPrompt:
-    """A request that fits: its ids, and how many tokens may follow. No weight has been read for it."""
-
-    request: GenerationRequest
-    ids: tuple[int, ...]
-    max_tokens: int
-    stop_ids: frozenset[int]
-    vocab_size: int
-    decoding_context: tuple[int, ...]
-    tokenizer: TextTokenizer
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a generation came to. `tokens_per_second` is the decode rate: the prefill does not count.
-
-    `usage.completion_tokens` counts every token that the model produced, the one that ended the text included.
-    """
-
-    text: str
-    finish_reason: str
-    usage: Usage
-    timing: Timing
-    tokens_per_second: float
+    from .mlx_backend import Engine, KVState, Step
 
 
 class MLXRunner:
     """Loads one model once and answers requests, one at a time, in the calling thread.
 
-    The tokenizer is loaded with the first request, the weights with the first token, both only once. With
-    `fast_start` mlx-lm is imported without transformers where the folder allows it; the answers are the same.
+    The tokenizer is loaded with the first request, the weights with the first token, both only once. What the model
+    has read is kept from one request to the next: only what the new prompt does not begin with is read again.
 
     Raises: IncompatibleModel for a model that needs code of its own, before anything is loaded.
     """
 
-    def __init__(self, files: ModelFiles, *, fast_start: bool = True, label: str | None = None) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        fast_start: bool = True,
+        label: str | None = None,
+        options: EngineOptions | None = None,
+    ) -> None:
         code = custom_code(files)
         if code is not None:
             raise errors.IncompatibleModel(
                 f"the model needs code of its own, which is never executed ({code})",
                 hint="use a model whose architecture mlx-lm knows",
             )
+        self._files = files
         self._folder = files.ref.path
         self._label = label or files.ref.name
         self._config: Mapping[str, Any] = files.config or {}
-        self._fast_start = fast_start
-        self._text = ModelText.of(files)
-        self._voice: tuple[TextTokenizer, Renderer | None] | None = None
-        self._engine: mlx_backend.Engine | None = None
-        self._stand_ins: stand_ins.StandIns | None = None
+        self._options = options or EngineOptions()
+        self._speech = SpeechLoader(files, fast_start=fast_start)
+        self._engine: Engine | None = None
+        self._state: KVState | None = None
 
     def __enter__(self) -> MLXRunner:
         return self
@@ -92,200 +69,206 @@ class MLXRunner:
 
     def close(self) -> None:
         """Let go of the weights. The runner loads them again if it is asked again."""
-        engine, self._engine = self._engine, None
+        engine, self._engine, self._state = self._engine, None, None
         try:
             if engine is not None:
                 engine.close()
         finally:
-            if self._stand_ins is not None:
-                self._stand_ins.remove()
-                self._stand_ins = None
+            self._speech.close()
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model's context holds, as its config says."""
+        return context_length(self._config)
 
     def prepare(self, request: GenerationRequest) -> PreparedPrompt:
         """Tokenize the request and set its budget.
 
-        Raises: ContextLengthExceeded, IncompatibleModel, GenerationFailed (template), DependencyMissing.
+        Raises: ContextLengthExceeded, IncompatibleModel, GenerationFailed (template), DependencyMissing, UsageError.
         """
-        tokenizer, renderer = self._load_voice(request)
-        ids = prompt_ids(request, self._text, tokenizer, renderer)
-        vocab_size = _vocab_size(self._config) or tokenizer.size
-        _check_ids(ids, vocab_size)
-        chat = request.messages is not None and renderer is not None
+        speech = self._speech.load(request)
+        vocab_size = self._vocab_size(speech.tokenizer.size)
+        prompt = speech.prompt(request)
+        check_ids(prompt.ids, vocab_size)
+        check_bias(request.sampling.logit_bias, vocab_size)
+        stop_ids = speech.stop_ids(request, self._config, vocab_size)
         return PreparedPrompt(
             request=request,
-            ids=ids,
-            max_tokens=token_budget(len(ids), context_length(self._config), request.max_tokens),
-            stop_ids=stop_token_ids(self._text, self._config, tokenizer, vocab_size, chat=chat),
+            prompt=prompt,
+            max_tokens=token_budget(len(prompt.ids), self.context_length, request.max_tokens),
+            stop_ids=stop_ids,
             vocab_size=vocab_size,
-            decoding_context=() if chat else ids,
-            tokenizer=tokenizer,
+            decoding_context=() if speech.is_chat(request) else prompt.ids,
+            tokenizer=speech.tokenizer,
+            reasoning=speech.reasoning(request),
+            make_mask=speech.mask_maker(request, prompt, vocab_size, stop_ids),
+            lasting_tokens=lambda: speech.lasting_tokens(request, prompt),
         )
 
     def recommended_memory_bytes(self) -> int | None:
         """Return what the device should hold at most, None where it does not say."""
-        limit: int | None = _backend().recommended_memory_bytes()
+        limit: int | None = backend().recommended_memory_bytes()
         return limit
 
+    def use_prompt_file(self, path: Path) -> None:
+        """Begin with what a prompt file holds, where it is one of this model's; a file that cannot be used is a miss.
+
+        Raises: UsageError where the path holds something else than a prompt file.
+        """
+        found, owner = read_prompt_file(path), owner_of(self._files, self._options)
+        if found is not None and found.owner == owner:
+            with self._borrowed_state() as (engine, state):
+                engine.load_state(path, found.ids, state)
+
+    def write_prompt_file(self, path: Path, prompt: PreparedPrompt) -> None:
+        """Write what was read of `prompt` into a file, unless it holds that already.
+
+        Of a KV cache that cannot be cut back, only what later turns begin with too.
+
+        Raises: OutputFailed, UsageError.
+        """
+        with self._borrowed_state() as (engine, state):
+            length = len(prompt.ids) if state.keeps_everything else prompt.lasting_tokens()
+            # One id more, since one is always left to read.
+            held = state.rewind([*prompt.ids[:length], 0])
+            found, owner = read_prompt_file(path), owner_of(self._files, self._options)
+            if held and not (found is not None and found == PromptFile(owner, tuple(state.ids))):
+                engine.save_state(path, state, owner)
+
     def generate(self, request: GenerationRequest) -> Generator[Event, None, Answer]:
-        """Yield Started, a Delta per piece of text, and Finished as the last event; return the whole as an Answer."""
+        """Yield the events of `answer`; return the whole as an Answer."""
         return (yield from self.answer(self.prepare(request)))
 
     def answer(self, prompt: PreparedPrompt) -> Generator[Event, None, Answer]:
-        """Yield the events of the answer to a prepared prompt.
+        """Yield Started, Progress of a long prefill, a Delta per piece of text, and Finished as the last event.
 
         KeyboardInterrupt, whether it strikes here or is thrown in by the consumer, ends the answer with the reason
         "interrupted"; the next call starts afresh.
         """
-        turn = _Turn(prompt)
+        turn = _Turn(prompt, self._options)
         try:
             yield Started(label=self._label)
-            engine = self._load_engine()
-            yield from turn.run(engine)
+            with self._borrowed_state() as (engine, state):
+                yield from turn.run(engine, state)
         except KeyboardInterrupt:
             turn.interrupt()
         try:
-            rest = turn.flush()
-            if rest:
-                yield Delta(ANSWER, rest)
+            yield from turn.text.finish()
         except KeyboardInterrupt:
             turn.interrupt()
         answer = turn.result()
         # The answer is complete: an interrupt of its last event has nothing left to end.
         with suppress(KeyboardInterrupt):
-            yield Finished(answer.finish_reason, answer.usage, answer.timing)
+            yield answer.finished
         return answer
 
-    def _load_voice(self, request: GenerationRequest) -> tuple[TextTokenizer, Renderer | None]:
-        """The tokenizer, and what renders messages; None where the model has no template."""
-        if self._voice is None:
-            can_render = request.messages is None or self._text.chat_template is not None
-            fast = self._fast_start and can_render and self._text.has_plain_tokenizer
-            self._voice = self._plain_voice() if fast else self._wrapped_voice()
-        return self._voice
+    @contextmanager
+    def _borrowed_state(self) -> Iterator[tuple[Engine, KVState]]:
+        """Lend the kept KV cache; whoever asks while it is lent, since an answer was left lying, gets one of its own."""
+        engine = self._load_engine()
+        state, self._state = self._state or engine.new_state(self._options.cache), None
+        try:
+            yield engine, state
+        finally:
+            if self._options.reuse_cache and engine is self._engine:
+                self._state = state
 
-    def _plain_voice(self) -> tuple[TextTokenizer, Renderer | None]:
-        tokenizer = FileTokenizer.load(self._folder / "tokenizer.json")
-        self._stand_ins = stand_ins.install()
-        return tokenizer, template_renderer(self._text, tokenizer)
+    def _vocab_size(self, tokenizer_size: int) -> int:
+        own = vocabulary_size(self._config) or tokenizer_size
+        return own if self._options.draft is None else min(own, check_draft(self._folder, self._options.draft))
 
-    def _wrapped_voice(self) -> tuple[TextTokenizer, Renderer | None]:
-        stand_ins.withdraw()
-        wrapper = _backend().load_tokenizer(self._folder)
-        tokenizer = from_wrapper(wrapper)
-        if self._text.chat_template is not None or not getattr(wrapper, "has_chat_template", False):
-            return tokenizer, template_renderer(self._text, tokenizer)
-        thinking = thinks(tokenizer)
-
-        def by_code(messages: tuple[Message, ...]) -> str:
-            chat = [{"role": message.role, "content": message.content} for message in messages]
-            return str(_backend().render_by_code(wrapper, chat, thinking=thinking))
-
-        return tokenizer, by_code
-
-    def _load_engine(self) -> mlx_backend.Engine:
+    def _load_engine(self) -> Engine:
         if self._engine is None:
-            backend = _backend()
             try:
-                self._engine = backend.load(self._folder)
+                self._engine = self._loaded()
             except errors.IncompatibleModel as error:
                 if not (_is_import_failure(error) and stand_ins.withdraw()):
                     raise
-                self._engine = backend.load(self._folder)
+                self._engine = self._loaded()
+            if self._options.wire_memory:
+                backend().wire_memory()
         return self._engine
+
+    def _loaded(self) -> Engine:
+        options = self._options
+        engine: Engine = backend().load(self._folder, adapter_dir=options.adapter, draft_dir=options.draft)
+        return engine
 
 
 class _Turn:
-    """The state of one answer: what was said, how many tokens it took, when."""
+    """The state of one answer: its text, how many tokens it took, when."""
 
-    def __init__(self, prompt: PreparedPrompt) -> None:
+    def __init__(self, prompt: PreparedPrompt, options: EngineOptions) -> None:
         self._prompt = prompt
-        self._decoder = prompt.tokenizer.decoder(prompt.decoding_context)
-        self._cutter = StopCutter(prompt.request.stop)
-        self._said: list[str] = []
-        self._tokens = 0
-        self._reason = "length"
-        self._start = self._first = self._last = time.perf_counter()
+        self._mask = prompt.make_mask()
+        self._draft_tokens = options.draft_tokens
+        self._clock = Stopwatch()
+        self._cached_tokens = 0
+        self._chosen: list[ChosenToken] = []
+        self.text = AnswerText(prompt)
 
-    def run(self, engine: mlx_backend.Engine) -> Generator[Event, None, None]:
-        """Yield deltas until a stop token, a stop string or the budget ends the answer."""
+    def run(self, engine: Engine, state: KVState) -> Generator[Event, None, None]:
+        """Yield progress and deltas until a stop token, a stop string or the budget ends the answer."""
         prompt = self._prompt
-        self._start = self._first = self._last = time.perf_counter()
-        steps = engine.steps(prompt.ids, prompt.request.sampling, prompt.max_tokens, prompt.vocab_size)
+        self._clock = Stopwatch()
+        yield from self._prefill(engine, state)
+        steps = engine.decode(prompt.ids, state, self._decoding())
         with closing(steps):
-            for token in steps:
-                self._count()
-                ended = token in prompt.stop_ids
-                shown = "" if ended else self._show(self._decoder.feed(token))
-                if shown:
-                    yield Delta(ANSWER, shown)
-                if ended or self._cutter.stopped:
-                    self._reason = "stop"
+            for step in steps:
+                self._clock.count()
+                yield from self.text.feed(step.token)
+                if step.logprobs is not None and step.token not in prompt.stop_ids:
+                    self._chosen.append(self._chosen_token(step))
+                if self.text.reason == "stop":
                     return
 
-    def _count(self) -> None:
-        self._last = time.perf_counter()
-        self._first = self._first if self._tokens else self._last
-        self._tokens += 1
+    def _prefill(self, engine: Engine, state: KVState) -> Iterator[Event]:
+        total = len(self._prompt.ids)
+        lasting = 0 if state.keeps_everything else self._prompt.lasting_tokens()
+        places = engine.prefill(self._prompt.ids, state, lasting)
+        self._cached_tokens = next(places)
+        for place in places:
+            # The last token is read with the first step, and short prompts need no progress.
+            if place < total - 1:
+                yield Progress(place, total, "tokens")
+
+    def _decoding(self) -> Decoding:
+        prompt = self._prompt
+        return Decoding(
+            sampling=prompt.request.sampling,
+            max_tokens=prompt.max_tokens,
+            vocab_size=prompt.vocab_size,
+            stop_ids=prompt.stop_ids,
+            mask=self._mask,
+            top_logprobs=prompt.request.top_logprobs,
+            draft_tokens=self._draft_tokens,
+        )
 
     def interrupt(self) -> None:
         """The user wants no more."""
-        self._reason = "interrupted"
-
-    def flush(self) -> str:
-        """Return the text that was held back and turned out to be part of the answer."""
-        if self._cutter.stopped:
-            return ""
-        rest = self._show(self._decoder.finish())
-        if self._cutter.stopped:
-            self._reason = "stop" if self._reason == "length" else self._reason
-            return rest
-        held = self._cutter.finish()
-        self._said.append(held)
-        return rest + held
+        self.text.reason = "interrupted"
 
     def result(self) -> Answer:
         """Return the whole."""
-        now = time.perf_counter()
-        prompt_tokens, tokens = len(self._prompt.ids), self._tokens
-        decoding = self._last - self._first
-        first = self._first - self._start if tokens else None
-        total = now - self._start
-        if tokens > 1 and decoding > 0:
-            rate = (tokens - 1) / decoding
-        else:
-            rate = tokens / total if total > 0 else 0.0
+        prompt_tokens, tokens = len(self._prompt.ids), self._clock.tokens
         return Answer(
-            text="".join(self._said),
-            finish_reason=self._reason,
-            usage=Usage(prompt_tokens, tokens, prompt_tokens + tokens),
-            timing=Timing(time_to_first_token_s=first, generation_time_s=total),
-            tokens_per_second=rate,
+            text=self.text.answer,
+            reasoning=self.text.reasoning,
+            finish_reason=self.text.reason,
+            usage=Usage(prompt_tokens, tokens, prompt_tokens + tokens, self._cached_tokens),
+            timing=self._clock.timing(),
+            tokens_per_second=self._clock.tokens_per_second(),
+            logprobs=None if self._prompt.request.top_logprobs is None else tuple(self._chosen),
+            complete=self._mask is None or self._mask.complete,
+            failure=None if self._mask is None else self._mask.failure,
         )
 
-    def _show(self, text: str) -> str:
-        shown = self._cutter.feed(text)
-        self._said.append(shown)
-        return shown
-
-
-def _vocab_size(config: Mapping[str, Any]) -> int | None:
-    """How many tokens the model knows; more than its tokenizer has where the weights were padded."""
-    nested = config.get("text_config")
-    for part in (config, nested):
-        value = part.get("vocab_size") if isinstance(part, Mapping) else None
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
-
-def _check_ids(ids: tuple[int, ...], vocab_size: int) -> None:
-    """MLX reads beyond its arrays when an id is out of range."""
-    if not ids:
-        raise errors.UsageError("the prompt is empty")
-    if max(ids) >= vocab_size or min(ids) < 0:
-        raise errors.IncompatibleModel(
-            f"the tokenizer makes token {max(ids)}, but the model knows only {vocab_size} tokens"
-        )
+    def _chosen_token(self, step: Step) -> ChosenToken:
+        text_of = self._prompt.tokenizer.text_of
+        logprobs = step.logprobs
+        assert logprobs is not None
+        top = tuple(TokenChoice(text_of(token), token, value) for token, value in logprobs.top)
+        return ChosenToken(text_of(step.token), step.token, logprobs.logprob, top)
 
 
 def _is_import_failure(error: BaseException | None) -> bool:
@@ -293,12 +276,3 @@ def _is_import_failure(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, ImportError):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def _backend() -> Any:
-    """The engine module; imported when it is needed, since it brings MLX along."""
-    try:
-        from . import mlx_backend
-    except ImportError as error:
-        raise errors.DependencyMissing(f"mlx cannot be imported: {error}", hint="pip install mlxk2") from error
-    return mlx_backend

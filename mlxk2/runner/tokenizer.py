@@ -37,6 +37,9 @@ class TextTokenizer(Protocol):
     def is_special(self, token: str) -> bool:
         """Return whether `token` is a single token that ordinary text never yields."""
 
+    def text_of(self, token_id: int) -> str:
+        """Return what the token looks like inside a text, U+FFFD where it is a part of a character."""
+
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder for text that follows `context`."""
 
@@ -98,9 +101,23 @@ class FileTokenizer:
         """Return whether `token` is a single special token."""
         return token in self._special
 
+    def text_of(self, token_id: int) -> str:
+        """Return what the token looks like inside a text."""
+        return _second_of_two(self._backend.decode, token_id)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Return every token and its id."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder for text that follows `context`."""
         return StreamDecoder(self._backend, context)
+
+
+def _second_of_two(decode: Callable[..., str], token_id: int) -> str:
+    """Decode a token behind itself: the first of a text may lose its space."""
+    first = str(decode([token_id], skip_special_tokens=False))
+    return str(decode([token_id, token_id], skip_special_tokens=False))[len(first) :]
 
 
 # Enough for any character, and for the space that some tokenizers drop at the very beginning.
@@ -190,6 +207,10 @@ class WrappedTokenizer:
     def is_special(self, token: str) -> bool:
         """Return whether `token` is a single special token."""
         return token in self._wrapper.all_special_tokens or token in self._wrapper.get_added_vocab()
+
+    def text_of(self, token_id: int) -> str:
+        """Return what the token looks like inside a text."""
+        return _second_of_two(self._wrapper.decode, token_id)
 
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder; such tokenizers cannot be told what came before."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import mlx.core as mx
+
 
 def generate_step(
     prompt: Any,
@@ -13,15 +15,22 @@ def generate_step(
     max_tokens: int = 256,
     sampler: Any = None,
     logits_processors: Any = None,
-    prefill_step_size: int = 2048,
+    prompt_cache: Any = None,
 ) -> Iterator[tuple[int, Any]]:
     if len(prompt) == 0:
         raise ValueError("Either input_embeddings or prompt (or both) must be provided.")
-    tokens = list(prompt)
+    tokens = mx.array(prompt)
     for _ in range(max_tokens):
-        logits = model.logits(tokens[-1])
+        logits = mx.array(model([[tokens[-1]]], cache=prompt_cache))
         for process in logits_processors or ():
             logits = process(tokens, logits)
         token = sampler(logits)
+        # The real loop is one step ahead: what it has said lies in the cache when it says it.
+        for layer in prompt_cache or ():
+            layer.offset += 1
         yield token, logits
-        tokens.append(token)
+        for layer in prompt_cache or ():
+            layer.offset -= 1
+        tokens = mx.array([*tokens, token])
+    for layer in prompt_cache or ():
+        layer.offset += 1

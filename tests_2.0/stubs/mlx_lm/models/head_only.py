@@ -24,6 +24,11 @@ class HeadOnly:
         self._embed = tensors["model.embed_tokens.weight"]
         self._head = tensors.get("lm_head.weight", self._embed)
 
+    def __call__(self, tokens: Any, cache: Any = None) -> list[float]:
+        for layer in cache or ():
+            layer.offset += len(tokens[0])
+        return self.logits(tokens[0][-1])
+
     def logits(self, token: int) -> list[float]:
         size = self.args.hidden_size
         state = self._embed[token * size : (token + 1) * size]

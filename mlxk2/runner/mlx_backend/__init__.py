@@ -1,0 +1,77 @@
+"""The engine: the only package here that imports mlx and mlx-lm. Ids, numbers and plain values go in and come out.
+
+Imported when an answer is due, never before: it brings MLX along.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlxk2 import errors
+
+from .device import recommended_memory_bytes, wire_memory
+from .engine import Engine, Step
+from .kv_state import KVState
+from .library import accepted, file_limit_kept, import_mlx_lm, import_module, translated
+
+__all__ = [
+    "Engine",
+    "KVState",
+    "Step",
+    "file_limit_kept",
+    "import_mlx_lm",
+    "load",
+    "load_tokenizer",
+    "recommended_memory_bytes",
+    "render_by_code",
+    "translated",
+    "wire_memory",
+]
+
+_DAMAGED_HINT = "config.json and weights may not belong together: mlxk2 health MODEL --deep compares the files"
+
+
+def load(model_dir: Path, *, adapter_dir: Path | None = None, draft_dir: Path | None = None) -> Engine:
+    """Load the weights in `model_dir`, evaluated; with the LoRA weights of `adapter_dir`, and a draft model beside them.
+
+    Raises: IncompatibleModel with mlx-lm's words.
+    """
+    mlx_lm = import_mlx_lm()
+    model = _load_model(mlx_lm, model_dir)
+    if adapter_dir is not None:
+        tuner = import_module("mlx_lm.tuner.utils")
+        with translated("the adapter does not fit the model", errors.IncompatibleModel):
+            model = tuner.load_adapters(model, str(adapter_dir))
+            model.eval()
+    draft = None if draft_dir is None else _load_model(mlx_lm, draft_dir)
+    return Engine(model, mlx_lm, draft)
+
+
+def _load_model(mlx_lm: Any, model_dir: Path) -> Any:
+    load_model = mlx_lm.utils.load_model
+    options = accepted(load_model, lazy=False, strict=True, trust_remote_code=False)
+    with translated("mlx-lm cannot load the model", errors.IncompatibleModel, _DAMAGED_HINT):
+        return load_model(model_dir, **options)[0]
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    """Return mlx-lm's tokenizer wrapper; needs the real transformers.
+
+    Raises: IncompatibleModel with the library's words.
+    """
+    mlx_lm = import_mlx_lm()
+    with translated("the tokenizer cannot be loaded", errors.IncompatibleModel):
+        return mlx_lm.utils.load_tokenizer(model_dir, tokenizer_config_extra={"trust_remote_code": False})
+
+
+def render_by_code(
+    tokenizer: Any, chat: list[dict[str, str]], *, thinking: bool, add_generation_prompt: bool = True
+) -> str:
+    """Return the conversation as text, by mlx-lm's own code for templates that are no text.
+
+    Raises: GenerationFailed with the library's words.
+    """
+    options = {"add_generation_prompt": add_generation_prompt, "enable_thinking": thinking}
+    with translated("the model's chat template failed", errors.GenerationFailed):
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))

@@ -1,0 +1,125 @@
+"""What a model remembers of the tokens it has read: KV caches, and the ids that they hold. One sequence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from .library import MlxLm
+
+Layers = list[Any]
+
+# Layers that keep every position and only ever append: cutting them back gives what they were.
+_APPENDING = ("KVCache", "QuantizedKVCache", "ConcatenateKVCache")
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The layers as they were after `length` tokens; None stands for one that can be cut back instead."""
+
+    length: int
+    layers: tuple[Any, ...]
+
+
+class KVState:
+    """The KV cache of one sequence, kept from one prompt to the next. `draft` is that of a draft model, in step with it.
+
+    `make` and `make_draft` make empty layers. Whatever goes wrong while the layers change, `forget` must follow.
+    """
+
+    def __init__(self, mlx_lm: MlxLm, make: Callable[[], Layers], make_draft: Callable[[], Layers] | None) -> None:
+        self._mlx_lm = mlx_lm
+        self._make = make
+        self._make_draft = make_draft
+        self._checkpoint: _Checkpoint | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold nothing."""
+        self.ids: list[int] = []
+        self.layers: Layers = self._make()
+        self.draft: Layers = self._make_draft() if self._make_draft is not None else []
+        self._checkpoint = None
+
+    def adopt(self, ids: Sequence[int], layers: Layers) -> None:
+        """Hold `layers`, which somebody else filled with `ids`."""
+        self.forget()
+        self.ids, self.layers = list(ids), layers
+
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether every layer can be cut back to any earlier length, for ever."""
+        return all(type(layer).__name__ in _APPENDING for layer in self.layers)
+
+    def rewind(self, prompt: Sequence[int]) -> int:
+        """Go back to what `prompt` begins with, and return how many of its tokens need not be read again.
+
+        At least one token is always left to read. Layers that cannot be cut back go to the checkpoint, or are emptied.
+        """
+        same = min(common_prefix(self.ids, prompt), len(prompt) - 1)
+        if same < len(self.ids):
+            same = self._cut_to(same) or self._restore(prompt)
+        self.ids = list(prompt[:same])
+        return same
+
+    def save_checkpoint(self) -> None:
+        """Remember the present state, where that is the only way back to it."""
+        if self.keeps_everything or self.draft:
+            return
+        kept = tuple(None if _appends(layer) else copy.deepcopy(layer) for layer in self.layers)
+        self._checkpoint = _Checkpoint(len(self.ids), kept)
+
+    def settle(self, ids: Sequence[int]) -> None:
+        """Note that the layers hold `ids`; after speculation they may hold fewer, draft and model not the same number."""
+        if not self.draft:
+            self.ids = list(ids)
+            return
+        lengths = [_length(layers) for layers in (self.layers, self.draft)]
+        if None in lengths:
+            self.forget()
+            return
+        length = min(*(number for number in lengths if number is not None), len(ids))
+        for layers, held in zip((self.layers, self.draft), lengths):
+            self._mlx_lm.caches.trim_prompt_cache(layers, (held or 0) - length)
+        self.ids = list(ids[:length])
+
+    def _cut_to(self, length: int) -> int:
+        """Cut every layer back to `length` tokens; 0, and nothing is changed, where they cannot be."""
+        trim, can_trim = self._mlx_lm.caches.trim_prompt_cache, self._mlx_lm.caches.can_trim_prompt_cache
+        all_layers = [layers for layers in (self.layers, self.draft) if layers]
+        if not length or not all(can_trim(layers) for layers in all_layers):
+            return 0
+        if self._checkpoint is not None and self._checkpoint.length > length:
+            self._checkpoint = None
+        for layers in all_layers:
+            trim(layers, len(self.ids) - length)
+        return length
+
+    def _restore(self, prompt: Sequence[int]) -> int:
+        saved = self._checkpoint
+        if saved is None or saved.length >= len(prompt) or list(prompt[: saved.length]) != self.ids[: saved.length]:
+            self.forget()
+            return 0
+        for place, layer in enumerate(saved.layers):
+            if layer is not None:
+                self.layers[place] = copy.deepcopy(layer)
+            else:
+                self.layers[place].trim(self.layers[place].offset - saved.length)
+        return saved.length
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return how many items at the beginning are equal."""
+    limit = min(len(left), len(right))
+    return next((place for place in range(limit) if left[place] != right[place]), limit)
+
+
+def _appends(layer: Any) -> bool:
+    return type(layer).__name__ in _APPENDING
+
+
+def _length(layers: Layers) -> int | None:
+    """How many tokens the layers hold, None where they do not say."""
+    return next((layer.offset for layer in layers if isinstance(getattr(layer, "offset", None), int)), None)

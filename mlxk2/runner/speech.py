@@ -1,0 +1,145 @@
+"""How to talk to one model: its tokenizer, its template, and what of its text is reasoning. Knows no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from mlxk2 import errors
+from mlxk2.inspection.files import ModelFiles
+
+from . import fast_start as stand_ins
+from .model_text import ModelText
+from .prompt import Prompt, Renderer, lasting_tokens, make_prompt, template_renderer, thinks
+from .reasoning import ReasoningFormat, reasoning_format
+from .request import GenerationRequest, Message
+from .stop import stop_token_ids
+from .tokenizer import FileTokenizer, TextTokenizer, from_wrapper
+
+if TYPE_CHECKING:
+    from .grammar import TokenMask
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A loaded tokenizer, and what renders messages (None: the model has no template)."""
+
+    folder: Path
+    text: ModelText
+    tokenizer: TextTokenizer
+    renderer: Renderer | None
+
+    def is_chat(self, request: GenerationRequest) -> bool:
+        """Return whether the request goes through the chat template."""
+        return request.messages is not None and self.renderer is not None
+
+    def prompt(self, request: GenerationRequest) -> Prompt:
+        """Return what the model reads for this request. Raises: GenerationFailed, UsageError."""
+        return make_prompt(request, self.text, self.tokenizer, self.renderer)
+
+    def lasting_tokens(self, request: GenerationRequest, prompt: Prompt) -> int:
+        """Return with how many ids of `prompt` the next turn will begin too; all of them where there are no turns."""
+        if request.messages is None or self.renderer is None:
+            return len(prompt.ids)
+        return lasting_tokens(prompt, request.messages, self.tokenizer, self.renderer)
+
+    def stop_ids(self, request: GenerationRequest, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
+        """Return every id that ends the answer."""
+        return stop_token_ids(self.text, config, self.tokenizer, vocab_size, chat=self.is_chat(request))
+
+    def reasoning(self, request: GenerationRequest) -> ReasoningFormat | None:
+        """Return how this model marks its reasoning; None where it does not, and for raw text."""
+        return self._reasoning if self.is_chat(request) else None
+
+    @cached_property
+    def _reasoning(self) -> ReasoningFormat | None:
+        return reasoning_format(self.text.chat_template, lambda token: self.tokenizer.id_of(token) is not None)
+
+    def mask_maker(
+        self, request: GenerationRequest, prompt: Prompt, vocab_size: int, stop_ids: frozenset[int]
+    ) -> Callable[[], TokenMask | None]:
+        """Return what makes the mask that keeps an answer within the request's constraint; it makes None without one.
+
+        Raises: DependencyMissing, IncompatibleModel, UsageError.
+        """
+        constraint = request.constraint
+        if constraint is None:
+            return lambda: None
+        from .grammar import Grammar, Thinking
+
+        file = self.folder / "tokenizer.json"
+        if not isinstance(self.tokenizer, FileTokenizer) or not file.is_file():
+            raise errors.IncompatibleModel(
+                "structured output needs a model with a tokenizer.json", hint="use a model that has one"
+            )
+        grammar = Grammar.load(file, vocab_size, stop_ids)
+        found = self.reasoning(request)
+        if found is None:
+            return lambda: grammar.mask(constraint, None)
+        openers = tuple(self._marker_ids(marker) for marker in found.openers)
+        thinking = Thinking(found.is_open(prompt.text), openers, self._marker_ids(found.answer_marker))
+        return lambda: grammar.mask(constraint, thinking)
+
+    def _marker_ids(self, marker: str) -> tuple[int, ...]:
+        return self.tokenizer.encode(marker, add_special_tokens=False)
+
+
+class SpeechLoader:
+    """Loads a model's tokenizer once, with the first request, by the fastest way that its folder allows.
+
+    With `fast_start` mlx-lm is imported without transformers where that gives the same ids; `close` undoes that.
+    """
+
+    def __init__(self, files: ModelFiles, *, fast_start: bool) -> None:
+        self._folder = files.ref.path
+        self._text = ModelText.of(files)
+        self._fast_start = fast_start
+        self._speech: Speech | None = None
+        self._stand_ins: stand_ins.StandIns | None = None
+
+    def close(self) -> None:
+        """Let the real libraries be imported again."""
+        if self._stand_ins is not None:
+            self._stand_ins.remove()
+            self._stand_ins = None
+
+    def load(self, request: GenerationRequest) -> Speech:
+        """Return the model's speech. Raises: IncompatibleModel, DependencyMissing."""
+        if self._speech is None:
+            can_render = request.messages is None or self._text.chat_template is not None
+            fast = self._fast_start and can_render and self._text.has_plain_tokenizer
+            tokenizer, renderer = self._plain() if fast else self._wrapped()
+            self._speech = Speech(self._folder, self._text, tokenizer, renderer)
+        return self._speech
+
+    def _plain(self) -> tuple[TextTokenizer, Renderer | None]:
+        tokenizer = FileTokenizer.load(self._folder / "tokenizer.json")
+        self._stand_ins = stand_ins.install()
+        return tokenizer, template_renderer(self._text, tokenizer)
+
+    def _wrapped(self) -> tuple[TextTokenizer, Renderer | None]:
+        stand_ins.withdraw()
+        wrapper = backend().load_tokenizer(self._folder)
+        tokenizer = from_wrapper(wrapper)
+        if self._text.chat_template is not None or not getattr(wrapper, "has_chat_template", False):
+            return tokenizer, template_renderer(self._text, tokenizer)
+        thinking = thinks(tokenizer)
+
+        def by_code(messages: tuple[Message, ...], *, opens_answer: bool = True) -> str:
+            chat = [{"role": message.role, "content": message.content} for message in messages]
+            text = backend().render_by_code(wrapper, chat, thinking=thinking, add_generation_prompt=opens_answer)
+            return str(text)
+
+        return tokenizer, by_code
+
+
+def backend() -> Any:
+    """The engine package; imported when it is needed, since it brings MLX along. Raises: DependencyMissing."""
+    try:
+        from . import mlx_backend
+    except ImportError as error:
+        raise errors.DependencyMissing(f"mlx cannot be imported: {error}", hint="pip install mlxk2") from error
+    return mlx_backend
