@@ -87,14 +87,13 @@ class KVState:
 
     def _cut_to(self, length: int) -> int:
         """Cut every layer back to `length` tokens; 0, and nothing is changed, where they cannot be."""
-        trim, can_trim = self._mlx_lm.caches.trim_prompt_cache, self._mlx_lm.caches.can_trim_prompt_cache
-        all_layers = [layers for layers in (self.layers, self.draft) if layers]
-        if not length or not all(can_trim(layers) for layers in all_layers):
+        layers = [*self.layers, *self.draft]
+        if not length or not all(_can_be_cut(layer) for layer in layers):
             return 0
         if self._checkpoint is not None and self._checkpoint.length > length:
             self._checkpoint = None
-        for layers in all_layers:
-            trim(layers, len(self.ids) - length)
+        for layer in layers:
+            layer.trim(len(self.ids) - length)
         return length
 
     def _restore(self, prompt: Sequence[int]) -> int:
@@ -118,6 +117,11 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _appends(layer: Any) -> bool:
     return type(layer).__name__ in _APPENDING
+
+
+def _can_be_cut(layer: Any) -> bool:
+    # A chunked layer says that it can be, but what it dropped at its front does not come back.
+    return bool(layer.is_trimmable()) and getattr(layer, "start_position", 0) == 0
 
 
 def _length(layers: Layers) -> int | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlx.core as mx
 
@@ -20,14 +21,24 @@ def load_state(mlx_lm: MlxLm, path: Path, ids: Sequence[int], state: KVState) ->
     """Let `state` hold what the file holds, which is `ids`; False where the file is damaged or of another shape."""
     kinds = [type(layer).__name__ for layer in state.layers]
     try:
-        layers = mlx_lm.caches.load_prompt_cache(str(path))
-        mx.eval([layer.state for layer in layers])
+        with _known_ending(path) as named:
+            layers = mlx_lm.caches.load_prompt_cache(str(named))
+            mx.eval([layer.state for layer in layers])
     except ENGINE_FAILURES:
         return False
     if [type(layer).__name__ for layer in layers] != kinds:
         return False
     state.adopt(ids, layers)
     return True
+
+
+@contextmanager
+def _known_ending(path: Path) -> Iterator[Path]:
+    """Give the file a name for a while that tells mlx its format."""
+    with TemporaryDirectory() as folder:
+        named = Path(folder) / "prompt.safetensors"
+        named.symlink_to(path.resolve())
+        yield named
 
 
 def save_state(mlx_lm: MlxLm, path: Path, state: KVState, owner: Mapping[str, str]) -> None:
