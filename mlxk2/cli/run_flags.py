@@ -61,7 +61,9 @@ def add_answer(parser: argparse.ArgumentParser) -> None:
         "--json-schema", metavar="FILE", help="the answer is JSON that validates against this schema (a file, or JSON)"
     )
     parser.add_argument("--regex", metavar="PATTERN", help="the answer matches this pattern from end to end")
-    parser.add_argument("--choices", metavar="A,B,C", help="the answer is one of these, to the letter")
+    parser.add_argument(
+        "--choices", metavar="A,B,C", help="the answer is one of these, to the letter (or a JSON array)"
+    )
     parser.add_argument(
         "--logprobs", type=int, metavar="N", help="with --json: the log probability of each token, and the N likeliest"
     )
@@ -159,13 +161,13 @@ def constraint_of(args: argparse.Namespace) -> Constraint | None:
     if len(given) > 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
         raise UsageError(f"{flags} cannot be combined")
-    from mlxk2.runner.constraint import Constraint, read_schema
+    from mlxk2.runner.constraint import Constraint, read_schema, split_choices
 
     if args.json_schema is not None:
         return Constraint.json_schema(read_schema(args.json_schema))
     if args.regex is not None:
         return Constraint.regex(args.regex)
-    return Constraint.choices(tuple(args.choices.split(",")))
+    return Constraint.choices(split_choices(args.choices))
 
 
 def _adapter(given: str | None) -> Path | None:

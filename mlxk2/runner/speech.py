@@ -84,7 +84,8 @@ class Speech:
         return lambda: grammar.mask(constraint, thinking)
 
     def _marker_ids(self, marker: str) -> tuple[int, ...]:
-        return self.tokenizer.encode(marker, add_special_tokens=False)
+        token = self.tokenizer.id_of(marker)
+        return self.tokenizer.encode(marker, add_special_tokens=False) if token is None else (token,)
 
 
 class SpeechLoader:
