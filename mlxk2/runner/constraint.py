@@ -74,7 +74,7 @@ class Constraint:
         matcher = self.matcher(_byte_tokenizer())
         matcher.compute_bitmask()
         if matcher.is_stopped() and not matcher.is_accepting():
-            raise errors.UsageError(f"{self.flag} cannot be used: no answer can ever fulfil it")
+            raise self._unusable("no answer can ever fulfil it" if leads_nowhere(matcher) else matcher.get_error())
 
     def matcher(self, tokenizer: Any) -> Any:
         """Return a matcher of llguidance for answers made of this tokenizer's tokens.
@@ -184,6 +184,11 @@ def library() -> Any:
             f"structured output needs llguidance: {error}", hint="pip install 'mlxk2[structured]'"
         ) from error
     return llguidance
+
+
+def leads_nowhere(matcher: Any) -> bool:
+    """Return whether a matcher has stopped since no token goes on from here."""
+    return any(word.startswith("NoExtension") for word in (matcher.stop_reason(), matcher.get_error()))
 
 
 @lru_cache(maxsize=1)

@@ -10,10 +10,13 @@ from typing import Any
 
 from mlxk2 import errors
 
-from .constraint import Constraint, library
+from .constraint import Constraint, leads_nowhere, library
 
 # What models say between their reasoning and their answer.
 _BREAKS = ("\n", "\n\n")
+
+_NO_TOKEN = "no token of the model's vocabulary can continue the answer"
+
 _WHITESPACE = b" \t\n\r\f\v"
 
 
@@ -170,7 +173,7 @@ class TokenMask:
 
     def _consume(self, token: int) -> None:
         if self.failure is None and not self._matcher.consume_token(token):
-            self._fail(self._matcher.get_error())
+            self._fail()
 
     def _allowed(self) -> bytes:
         grammar = self._grammar
@@ -187,20 +190,21 @@ class TokenMask:
         if self._may_break:
             _with(allowed, grammar.breaks)
         if self.failure is None and not any(allowed):
-            self._fail("no token of the model's vocabulary can continue the answer")
+            self._fail()
         return bytes(allowed)
 
     def _answer_bits(self) -> bytearray:
         """What the grammar alone allows; it may end where the answer is whole, and nowhere else."""
         allowed = bytearray(self._matcher.compute_bitmask())
         if self._matcher.is_error():
-            self._fail(self._matcher.get_error())
+            self._fail()
         for token in self._grammar.stop_ids:
             allowed[token >> 3] &= ~(1 << (token & 7))
         return _with(allowed, self._grammar.stop_ids) if self._matcher.is_accepting() else allowed
 
-    def _fail(self, words: str) -> None:
-        self.failure = (words.strip().splitlines() or ["llguidance gives no reason"])[0][:300]
+    def _fail(self) -> None:
+        words = "" if leads_nowhere(self._matcher) else self._matcher.get_error().strip()
+        self.failure = words.splitlines()[0][:300] if words else _NO_TOKEN
 
 
 class _Thought:
