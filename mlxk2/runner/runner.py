@@ -6,25 +6,26 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from mlxk2 import errors
-from mlxk2.events import Event, Progress, Started, Usage
+from mlxk2.events import Event, Progress, Started
 from mlxk2.inspection.context import context_length
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.runtime import custom_code
 
 from . import fast_start as stand_ins
-from .answer import Answer, AnswerText, ChosenToken, PreparedPrompt, Stopwatch, TokenChoice
+from .answer import Answer, PreparedPrompt
 from .draft import check_draft
 from .limits import token_budget
 from .prompt_file import PromptFile, owner_of, read_prompt_file
-from .request import Decoding, EngineOptions, GenerationRequest
+from .request import EngineOptions, GenerationRequest
 from .speech import SpeechLoader, backend
+from .turn import Turn
 from .vocabulary import check_bias, check_ids, vocabulary_size
 
 if TYPE_CHECKING:
-    from .mlx_backend import Engine, KVState, Step
+    from .mlx_backend import Engine, KVState
 
 
 class MLXRunner:
@@ -32,6 +33,7 @@ class MLXRunner:
 
     The tokenizer is loaded with the first request, the weights with the first token, both only once. What the model
     has read is kept from one request to the next: only what the new prompt does not begin with is read again.
+    `load_engine` loads what generates, where that is not simply the folder's weights.
 
     Raises: IncompatibleModel for a model that needs code of its own, before anything is loaded.
     """
@@ -43,6 +45,7 @@ class MLXRunner:
         fast_start: bool = True,
         label: str | None = None,
         options: EngineOptions | None = None,
+        load_engine: Callable[[], Engine] | None = None,
     ) -> None:
         code = custom_code(files)
         if code is not None:
@@ -56,6 +59,7 @@ class MLXRunner:
         self._config: Mapping[str, Any] = files.config or {}
         self._options = options or EngineOptions()
         self._speech = SpeechLoader(files, fast_start=fast_start)
+        self._load = load_engine or self._load_folder
         self._engine: Engine | None = None
         self._state: KVState | None = None
 
@@ -98,7 +102,8 @@ class MLXRunner:
             max_tokens=token_budget(len(prompt.ids), self.context_length, request.max_tokens),
             stop_ids=stop_ids,
             vocab_size=vocab_size,
-            decoding_context=() if speech.is_chat(request) else prompt.ids,
+            # Some decoders drop a space at the very beginning, which may be what a constraint asks for.
+            decoding_context=() if speech.is_chat(request) and request.constraint is None else prompt.ids,
             tokenizer=speech.tokenizer,
             reasoning=speech.reasoning(request),
             make_mask=speech.mask_maker(request, prompt, vocab_size, stop_ids),
@@ -145,11 +150,11 @@ class MLXRunner:
         KeyboardInterrupt, whether it strikes here or is thrown in by the consumer, ends the answer with the reason
         "interrupted"; the next call starts afresh.
         """
-        turn = _Turn(prompt, self._options)
+        turn = Turn(prompt, self._options.draft_tokens)
         try:
             yield Started(label=self._label)
             with self._borrowed_state() as (engine, state):
-                yield from turn.run(engine, state)
+                yield from _speak(turn, engine, state)
         except KeyboardInterrupt:
             turn.interrupt()
         try:
@@ -180,95 +185,42 @@ class MLXRunner:
     def _load_engine(self) -> Engine:
         if self._engine is None:
             try:
-                self._engine = self._loaded()
+                self._engine = self._load()
             except errors.IncompatibleModel as error:
                 if not (_is_import_failure(error) and stand_ins.withdraw()):
                     raise
-                self._engine = self._loaded()
+                self._engine = self._load()
             if self._options.wire_memory:
                 backend().wire_memory()
         return self._engine
 
-    def _loaded(self) -> Engine:
+    def _load_folder(self) -> Engine:
         options = self._options
         engine: Engine = backend().load(self._folder, adapter_dir=options.adapter, draft_dir=options.draft)
         return engine
 
 
-class _Turn:
-    """The state of one answer: its text, how many tokens it took, when."""
+def _speak(turn: Turn, engine: Engine, state: KVState) -> Generator[Event, None, None]:
+    """Yield progress and deltas until a stop token, a stop string or the budget ends the answer."""
+    turn.begin()
+    yield from _prefill(turn, engine, state)
+    with closing(engine.decode(turn.prompt.ids, state, turn.decoding())) as steps:
+        for step in steps:
+            yield from turn.take(step)
+            if turn.is_over:
+                return
 
-    def __init__(self, prompt: PreparedPrompt, options: EngineOptions) -> None:
-        self._prompt = prompt
-        self._mask = prompt.make_mask()
-        self._draft_tokens = options.draft_tokens
-        self._clock = Stopwatch()
-        self._cached_tokens = 0
-        self._chosen: list[ChosenToken] = []
-        self.text = AnswerText(prompt)
 
-    def run(self, engine: Engine, state: KVState) -> Generator[Event, None, None]:
-        """Yield progress and deltas until a stop token, a stop string or the budget ends the answer."""
-        prompt = self._prompt
-        self._clock = Stopwatch()
-        yield from self._prefill(engine, state)
-        steps = engine.decode(prompt.ids, state, self._decoding())
-        with closing(steps):
-            for step in steps:
-                self._clock.count()
-                yield from self.text.feed(step.token)
-                if step.logprobs is not None and step.token not in prompt.stop_ids:
-                    self._chosen.append(self._chosen_token(step))
-                if self.text.reason == "stop":
-                    return
-
-    def _prefill(self, engine: Engine, state: KVState) -> Iterator[Event]:
-        total = len(self._prompt.ids)
-        lasting = 0 if state.keeps_everything else self._prompt.lasting_tokens()
-        places = engine.prefill(self._prompt.ids, state, lasting)
-        self._cached_tokens = next(places)
-        for place in places:
-            # The last token is read with the first step, and short prompts need no progress.
-            if place < total - 1:
-                yield Progress(place, total, "tokens")
-
-    def _decoding(self) -> Decoding:
-        prompt = self._prompt
-        return Decoding(
-            sampling=prompt.request.sampling,
-            max_tokens=prompt.max_tokens,
-            vocab_size=prompt.vocab_size,
-            stop_ids=prompt.stop_ids,
-            mask=self._mask,
-            top_logprobs=prompt.request.top_logprobs,
-            draft_tokens=self._draft_tokens,
-        )
-
-    def interrupt(self) -> None:
-        """The user wants no more."""
-        self.text.reason = "interrupted"
-
-    def result(self) -> Answer:
-        """Return the whole."""
-        prompt_tokens, tokens = len(self._prompt.ids), self._clock.tokens
-        return Answer(
-            text=self.text.answer,
-            reasoning=self.text.reasoning,
-            finish_reason=self.text.reason,
-            usage=Usage(prompt_tokens, tokens, prompt_tokens + tokens, self._cached_tokens),
-            timing=self._clock.timing(),
-            tokens_per_second=self._clock.tokens_per_second(),
-            logprobs=None if self._prompt.request.top_logprobs is None else tuple(self._chosen),
-            complete=self._mask is None or self._mask.complete,
-            failure=None if self._mask is None else self._mask.failure,
-        )
-
-    def _chosen_token(self, step: Step) -> ChosenToken:
-        text_of = self._prompt.tokenizer.text_of
-        logprobs = step.logprobs
-        assert logprobs is not None
-        top = tuple(TokenChoice(text_of(token), token, value) for token, value in logprobs.top)
-        return ChosenToken(text_of(step.token), step.token, logprobs.logprob, top)
+def _prefill(turn: Turn, engine: Engine, state: KVState) -> Iterator[Event]:
+    prompt = turn.prompt
+    total = len(prompt.ids)
+    lasting = 0 if state.keeps_everything else prompt.lasting_tokens()
+    places = engine.prefill(prompt.ids, state, lasting)
+    turn.cached_tokens = next(places)
+    for place in places:
+        # The last token is read with the first step, and short prompts need no progress.
+        if place < total - 1:
+            yield Progress(place, total, "tokens")
 
 
 def _is_import_failure(error: BaseException | None) -> bool:
