@@ -37,7 +37,8 @@ class _KeyedSampler:
 
     def __init__(self, sampling: Sampling, filters: tuple[Sampler, ...]) -> None:
         self._filters = filters
-        self._scale = 1.0 / sampling.temperature
+        scale = 1.0 / sampling.temperature
+        self._draw = mx.compile(lambda logprobs, key: mx.random.categorical(logprobs * scale, key=key))
         self._key = int.from_bytes(os.urandom(8), "little") if sampling.seed is None else sampling.seed
 
     def __call__(self, logprobs: Any) -> Any:
@@ -45,7 +46,7 @@ class _KeyedSampler:
             logprobs = keep(logprobs)
         key = mx.random.key(self._key)
         self._key = (self._key + 1) % _SEEDS
-        return mx.random.categorical(logprobs * self._scale, key=key)
+        return self._draw(logprobs, key)
 
 
 def _filters(mlx_lm: MlxLm, sampling: Sampling, vocab_size: int) -> tuple[Sampler, ...]:
@@ -91,7 +92,9 @@ def _preceded(processor: Processor, before: Sequence[int]) -> Processor:
     head = mx.array(list(before))
 
     def with_head(tokens: Any, logits: Any) -> Any:
-        return processor(mx.concatenate([head.astype(tokens.dtype), tokens]), logits)
+        if len(tokens) < REPETITION_TOKENS:
+            tokens = mx.concatenate([head.astype(tokens.dtype), tokens])
+        return processor(tokens, logits)
 
     return with_head
 
