@@ -85,6 +85,14 @@ class MLXRunner:
         """How many tokens the model's context holds, as its config says."""
         return context_length(self._config)
 
+    def load(self, request: GenerationRequest) -> None:
+        """Load now what requests like this one need, rather than with the first token.
+
+        Raises: IncompatibleModel, DependencyMissing.
+        """
+        self._speech.load(request)
+        self._load_engine()
+
     def prepare(self, request: GenerationRequest) -> PreparedPrompt:
         """Tokenize the request and set its budget.
 
