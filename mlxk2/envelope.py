@@ -23,6 +23,10 @@ class _Absent:
     def __repr__(self) -> str:
         return "ABSENT"
 
+    def __reduce__(self) -> str:
+        # There is one, in another process too.
+        return "ABSENT"
+
 
 ABSENT: Any = _Absent()
 

@@ -25,6 +25,12 @@ ENVIRONMENT: dict[str, str] = {
     "MLXK2_WORKSPACE_HOME": "folder whose children are workspaces, found by name",
     "MLXK2_NO_FAST_START": "`1`: import mlx-lm with everything it depends on; slower, same tokens",
     "MLXK2_DEBUG": "tracebacks of unexpected errors on stderr",
+    "MLXK2_PEER_TIMEOUT": "seconds that one step of a run over several machines may take before the others count as lost; default 60",
+    "MLXK2_SHARDING": "`tensor` or `pipeline`: how a run over several machines divides the model; default tensor where it can",
+    "MLX_RANK": "which of several ranks this process is; set by `mlx.launch`, as are the variables below",
+    "MLX_HOSTFILE": "JSON file with the addresses of all ranks: the ring backend",
+    "MLX_JACCL_COORDINATOR": "address of rank 0, with `MLX_IBV_DEVICES`: the jaccl backend",
+    "MLX_WORLD_SIZE": "number of ranks, with `NCCL_HOST_IP` and `NCCL_PORT`: the nccl backend",
     "NO_COLOR": "no colour, whatever the stream",
     "FORCE_COLOR": "colour, even where the stream is no terminal",
     "COLUMNS": "width of tables in characters",
@@ -33,6 +39,14 @@ ENVIRONMENT: dict[str, str] = {
 
 _TIMEOUT_S = 10.0
 _LONGEST_TIMEOUT_S = 3600.0
+_PEER_TIMEOUT_S = 60.0
+
+# What MLX itself looks for, in its order.
+_BACKENDS = (
+    ("ring", ("MLX_HOSTFILE",)),
+    ("jaccl", ("MLX_JACCL_COORDINATOR", "MLX_IBV_DEVICES")),
+    ("nccl", ("MLX_WORLD_SIZE", "NCCL_HOST_IP", "NCCL_PORT")),
+)
 _TOKENS = ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -67,6 +81,36 @@ class HubSettings(NamedTuple):
         )
 
 
+class RankSettings(NamedTuple):
+    """This process is one of several that run a model together, over `backend`.
+
+    Units: seconds. `sharding` is "tensor", "pipeline", or None for what the model supports; `hostfile` has the
+    addresses of all ranks, where the backend wants one.
+    """
+
+    rank: int
+    backend: str
+    hostfile: Path | None = None
+    peer_timeout_s: float = _PEER_TIMEOUT_S
+    sharding: str | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> RankSettings | None:
+        """Read what `mlx.launch` sets; None where this process is alone."""
+        rank = environ.get("MLX_RANK", "")
+        backend = next((name for name, needed in _BACKENDS if all(environ.get(key) for key in needed)), None)
+        if backend is None or not (rank.isdecimal() and rank.isascii() and len(rank) < 6):
+            return None
+        sharding = (environ.get("MLXK2_SHARDING") or "").lower()
+        return cls(
+            rank=int(rank),
+            backend=backend,
+            hostfile=Path(environ["MLX_HOSTFILE"]) if backend == "ring" else None,
+            peer_timeout_s=_seconds(environ.get("MLXK2_PEER_TIMEOUT"), _PEER_TIMEOUT_S),
+            sharding=sharding if sharding in ("tensor", "pipeline") else None,
+        )
+
+
 class Settings(NamedTuple):
     """The environment, understood. Paths are expanded but need not exist."""
 
@@ -81,6 +125,12 @@ class Settings(NamedTuple):
     no_color: bool = False
     force_color: bool = False
     columns: int | None = None
+    ranks: RankSettings | None = None
+
+    @property
+    def is_silent_rank(self) -> bool:
+        """Whether another rank speaks for this one."""
+        return self.ranks is not None and self.ranks.rank > 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -105,6 +155,7 @@ class Settings(NamedTuple):
             no_color=bool(environ.get("NO_COLOR")),
             force_color=_is_on(environ.get("FORCE_COLOR")),
             columns=_positive(environ.get("COLUMNS")),
+            ranks=RankSettings.from_env(environ),
         )
 
 
@@ -123,12 +174,12 @@ def _token(value: str | None) -> str | None:
     return (value or "").replace("\r", "").replace("\n", "").strip() or None
 
 
-def _seconds(value: str | None) -> float:
+def _seconds(value: str | None, default: float = _TIMEOUT_S) -> float:
     try:
         seconds = float(value or "")
     except ValueError:
-        return _TIMEOUT_S
-    return min(seconds, _LONGEST_TIMEOUT_S) if seconds > 0 else _TIMEOUT_S
+        return default
+    return min(seconds, _LONGEST_TIMEOUT_S) if seconds > 0 else default
 
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, str]:

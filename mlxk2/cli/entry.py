@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +37,8 @@ def _run(argv: list[str], io: Io) -> int:
     """Dispatch, and turn whatever is raised into words on the right stream and an exit code."""
     line = CommandLine.split(argv)
     settings = Settings.from_env(io.environ)
+    if settings.is_silent_rank:
+        io = io._replace(stdout=StringIO())
     try:
         return _answer(line, settings, io)
     except BrokenPipeError:
@@ -113,8 +116,8 @@ def _end_on_signals() -> None:
     """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that nothing half done stays behind."""
     import signal
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         # What the caller ignores, as nohup does with SIGHUP, stays ignored.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TextIO
 from mlxk2 import envelope
 from mlxk2.cli.command_line import CommandLine
 from mlxk2.cli.io import Io, is_terminal, write
-from mlxk2.errors import MlxkError, OutputFailed
+from mlxk2.errors import Interrupted, MlxkError, OutputFailed, UsageError
 from mlxk2.settings import Settings
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def _takes_color(stream: TextIO, settings: Settings) -> bool:
 
 def show_error(error: MlxkError, line: CommandLine, settings: Settings, io: Io) -> int:
     """Print an error where its readers look: an envelope on stdout, or two lines on stderr."""
+    if settings.is_silent_rank:
+        return _tell_as_peer(error, settings, io)
     try:
         if (line.json or line.stream_json) and not isinstance(error, OutputFailed):
             write_json(io, envelope.failure(line.verb, error), one_line=line.stream_json)
@@ -159,6 +161,14 @@ def show_error(error: MlxkError, line: CommandLine, settings: Settings, io: Io) 
         return CLOSED_PIPE
     except OutputFailed as unheard:
         _tell(unheard, settings, io)
+    return error.exit_code
+
+
+def _tell_as_peer(error: MlxkError, settings: Settings, io: Io) -> int:
+    """Say on stderr what rank 0 cannot know: what all ranks fail with alike, or agreed on, is rank 0's to say."""
+    if not isinstance(error, (UsageError, Interrupted)) and "rank" not in error.extra:
+        rank = settings.ranks.rank if settings.ranks is not None else 0
+        _tell(MlxkError(f"rank {rank}: {error.message}", hint=error.hint), settings, io)
     return error.exit_code
 
 

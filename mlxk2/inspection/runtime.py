@@ -67,6 +67,12 @@ def supports(package: str, model_type: str, architectures: Any = None) -> bool:
     return _defines_model(package, _remapped(package, model_type, architectures))
 
 
+def model_module(package: str, config: Mapping[str, Any]) -> str | None:
+    """Name the module of mlx-lm that this config's model comes from, whether it is there or not."""
+    model_type = config.get("model_type")
+    return _remapped(package, model_type, config.get("architectures")) if isinstance(model_type, str) else None
+
+
 def find_mlx_lm() -> str | None:
     """Find the folder that `import mlx_lm` would load, without importing it; None where it is not installed."""
     return _find_mlx_lm(tuple(sys.path))

@@ -83,10 +83,18 @@ class RunResult:
     logprobs: tuple[ChosenToken, ...] = ABSENT
 
 
-def prepare(ref: ModelRef, options: RunOptions, *, fast_start: bool = True, memory_limit: int | None = None) -> RunPlan:
+def prepare(
+    ref: ModelRef,
+    options: RunOptions,
+    *,
+    fast_start: bool = True,
+    memory_limit: int | None = None,
+    share: float = 1.0,
+) -> RunPlan:
     """Check everything that can be known without reading a weight.
 
-    `memory_limit`: bytes that the model may use; None asks the machine.
+    `memory_limit`: bytes that the model may use; None asks the machine. `share`: the part of the layers that this
+    machine holds, where several hold the model together.
 
     Raises: UsageError, ModelNotFound, ModelUnhealthy, IncompatibleModel, InsufficientMemory, DependencyMissing.
     """
@@ -97,7 +105,7 @@ def prepare(ref: ModelRef, options: RunOptions, *, fast_start: bool = True, memo
     if options.prompt_cache is not None:
         read_prompt_file(options.prompt_cache)
     draft = None if options.draft is None else runnable(options.draft)
-    memory = MemoryPlan.of(inspection, draft, options.engine, limit=memory_limit, force=options.force)
+    memory = MemoryPlan.of(inspection, draft, options.engine, limit=memory_limit, force=options.force, share=share)
     memory.check(request.max_tokens or EXPECTED_ANSWER_TOKENS)
     return RunPlan(inspection, options, request, memory, fast_start)
 
@@ -145,8 +153,8 @@ def run_model(plan: RunPlan) -> Generator[Event, None, RunResult]:
         if answer is None:
             nothing = Finished("interrupted", Usage(0, 0, 0), Timing(None, 0.0))
             yield nothing
-            return _result(plan, nothing)
-    return _result(plan, answer.finished, answer)
+            return result_of(plan, nothing)
+    return result_of(plan, answer.finished, answer)
 
 
 def _request(options: RunOptions) -> GenerationRequest:
@@ -174,7 +182,8 @@ def expected_tokens(prompt: PreparedPrompt) -> int:
     return len(prompt.ids) + (prompt.max_tokens if asked else min(prompt.max_tokens, EXPECTED_ANSWER_TOKENS))
 
 
-def _result(plan: RunPlan, finished: Finished, answer: Answer | None = None) -> RunResult:
+def result_of(plan: RunPlan, finished: Finished, answer: Answer | None = None) -> RunResult:
+    """Return what a run came to; without `answer`, nothing was said. Raises: StructuredOutputFailed."""
     shown = answer is not None and not plan.options.hide_reasoning
     return RunResult(
         model=plan.inspection.info.name,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from mlxk2.inspection.describe import Inspection
-from mlxk2.inspection.memory import kv_bytes, memory_need
+from mlxk2.inspection.memory import kv_bytes
+from mlxk2.inspection.sharding import part_bytes
 from mlxk2.runner.limits import MemoryDemand, check_memory, memory_limit_bytes
 from mlxk2.runner.request import EngineOptions
 
@@ -16,7 +18,10 @@ _SMALLEST_ANSWER_TOKENS = 16
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The weights of a model and its draft, their configs, and the machine's limit. Units: bytes."""
+    """The weights of a model and its draft, their configs, and the machine's limit. Units: bytes.
+
+    `share` is the part of the layers that this machine holds, where several hold one model together.
+    """
 
     weights_bytes: int
     configs: tuple[Mapping[str, Any], ...]
@@ -24,20 +29,29 @@ class MemoryPlan:
     limit_bytes: int | None
     engine: EngineOptions
     force: bool
+    share: float = 1.0
 
     @classmethod
     def of(
-        cls, inspection: Inspection, draft: Inspection | None, engine: EngineOptions, *, limit: int | None, force: bool
+        cls,
+        inspection: Inspection,
+        draft: Inspection | None,
+        engine: EngineOptions,
+        *,
+        limit: int | None,
+        force: bool,
+        share: float = 1.0,
     ) -> MemoryPlan:
         """Read the headers of both models' weights. `limit`: bytes that may be used; None asks the machine."""
         models = [inspection] if draft is None else [inspection, draft]
         return cls(
-            weights_bytes=sum(memory_need(model.files).weights_bytes or 0 for model in models),
+            weights_bytes=sum(part_bytes(model.files, share) for model in models),
             configs=tuple(model.files.config or {} for model in models),
             context_length=inspection.info.context_length,
             limit_bytes=limit if limit is not None else memory_limit_bytes(),
             engine=engine,
             force=force,
+            share=share,
         )
 
     def check(self, tokens: int, device_limit: int | None = None) -> None:
@@ -57,7 +71,8 @@ class MemoryPlan:
 
     def _kv_bytes(self, tokens: int, bits: int | None) -> int:
         kept = tokens if self.engine.cache.max_kv_size is None else min(tokens, self.engine.cache.max_kv_size)
-        return sum(kv_bytes(config, kept, bits) or 0 for config in self.configs)
+        # Where the layers are divided, their KV cache is.
+        return ceil(self.share * sum(kv_bytes(config, kept, bits) or 0 for config in self.configs))
 
     def _ways(self, tokens: int, limit: int | None) -> tuple[str, ...]:
         """What the user could type so that it fits."""

@@ -32,12 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, context: Context) -> int:
     """Check everything that can be checked, then generate."""
+    if context.settings.ranks is not None:
+        from mlxk2.cli.ranks import run_as_rank
+        from mlxk2.operations.ranks import group_of
+
+        ranks = group_of(context.settings)
+        if ranks is not None:
+            return run_as_rank(args, context, ranks, _show)
     prompt = _prompt(args.prompt, context)
     options = run_flags.options_of(args, prompt, draft_of(args, context))
     if context.json and not args.verbose:
         silence_libraries(context.io)
     plan = prepare(find_model(args.model, context.settings), options, fast_start=context.settings.fast_start)
     steps = run_model(plan)
+    return _show(steps, args, context)
+
+
+def _show(steps: Generator[Event, None, RunResult], args: argparse.Namespace, context: Context) -> int:
     return _for_programs(steps, args, context) if context.json else _for_people(steps, args, context)
 
 

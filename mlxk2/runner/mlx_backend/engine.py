@@ -22,7 +22,7 @@ from .kv_state import KVState
 from .library import MlxLm, translated
 from .logprobs import TokenLogprobs, likeliest
 from .prompt_file import load_state, save_state
-from .sampling import Processor, below, make_processors, make_sampler
+from .sampling import Processor, Sampler, below, make_processors, make_sampler
 
 # Ctrl-C strikes between prefill steps, which take seconds on a CPU.
 _CPU_PREFILL_STEP, _GPU_PREFILL_STEP = 64, 2048
@@ -132,7 +132,7 @@ class Engine:
             "prompt": mx.array(list(prompt_ids[-1:])),
             "model": self.model,
             "max_tokens": decoding.max_tokens,
-            "sampler": make_sampler(self.mlx_lm, decoding.sampling, decoding.vocab_size),
+            "sampler": self._sampler(decoding),
             "logits_processors": self._processors(prompt_ids[:-1], decoding) or None,
         }
         if self._draft is None:
@@ -141,6 +141,9 @@ class Engine:
         return self.mlx_lm.generate.speculative_generate_step(
             **options, draft_model=self._draft, num_draft_tokens=decoding.draft_tokens, prompt_cache=layers
         )
+
+    def _sampler(self, decoding: Decoding) -> Sampler:
+        return make_sampler(self.mlx_lm, decoding.sampling, decoding.vocab_size)
 
     def _processors(self, before: Sequence[int], decoding: Decoding) -> list[Processor]:
         processors = make_processors(self.mlx_lm, decoding.sampling, before)

@@ -1,0 +1,282 @@
+"""`run` over several machines: every rank does the same with its part of the model, and rank 0 speaks.
+
+The work is done in a watched process, since a rank that waits for another one cannot be interrupted otherwise. What
+one rank cannot do ends all of them with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+from mlxk2.errors import IncompatibleModel, InternalError, Interrupted, MlxkError, PeerLost, UsageError
+from mlxk2.events import Delta, Event, Finished, Timing, Usage
+from mlxk2.inspection.files import ModelFiles
+from mlxk2.inspection.runtime import find_mlx_lm, model_module
+from mlxk2.inspection.sharding import WAYS, divisible_modules, obstacle, share_of_layers, ways_to_divide
+from mlxk2.inspection.versions import installed_version
+from mlxk2.inspection.weights import loaded_headers
+from mlxk2.operations.run import RunOptions, RunPlan, RunResult, expected_tokens, prepare, result_of, runnable
+from mlxk2.runner.watchdog import Pulse, watched
+from mlxk2.settings import RankSettings, Settings
+from mlxk2.store.resolve import find_model
+
+if TYPE_CHECKING:
+    from mlxk2.runner.answer import PreparedPrompt
+    from mlxk2.runner.mlx_backend import Engine
+    from mlxk2.runner.mlx_backend.distributed import Ranks
+    from mlxk2.runner.runner import MLXRunner
+
+T = TypeVar("T")
+
+# Reading folders and importing mlx-lm takes its time on a cold disk, and reading weights more.
+_SETUP_S = 60.0
+_SLOWEST_READ_BYTES_S = 100e6
+
+# Until the connecting process ends by itself, if even the one that watches it is gone.
+_MARGIN_S = 30.0
+
+_LOOK = "look at the last lines of the other ranks: one of them has failed"
+_HERE_TOO = "every machine needs the same model, mlx, mlx-lm and command line"
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """What one rank is to do: `model` is looked up on its own machine. `verbose` lets MLX's own words through."""
+
+    model: str
+    options: RunOptions
+    settings: Settings
+    ranks: RankSettings
+    verbose: bool = False
+
+
+def group_of(settings: Settings) -> RankSettings | None:
+    """Return this process's place among several ranks; None where it is alone, as a launcher may start it too.
+
+    Raises: UsageError for a file of addresses that cannot be used.
+    """
+    ranks = settings.ranks
+    if ranks is None or ranks.hostfile is None:
+        return ranks
+    try:
+        text = ranks.hostfile.read_text(encoding="utf-8")
+        hosts = json.loads(text) if text.strip() else []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"MLX_HOSTFILE cannot be read: {error}", hint="mlx.launch writes it") from error
+    if isinstance(hosts, list) and len(hosts) < 2:
+        return None
+    return ranks
+
+
+def run_over_ranks(job: RankJob) -> Generator[Event, None, RunResult]:
+    """Yield the events of the answer and return the whole, as `run_model` does; all ranks come to the same.
+
+    Raises: PeerLost; everything that `prepare` and `run_model` raise, on whichever rank: `rank` says which.
+    """
+    said: list[Event] = []
+    try:
+        result: RunResult = yield from _noted(watched(partial(_work, job), quiet=not job.verbose), said)
+        return result
+    except KeyboardInterrupt as pressed:
+        if pressed.args:
+            raise _ended(job, pressed.args[0]) from None
+        # The work could not listen: it was waiting for another rank.
+        yield Finished("interrupted", Usage(0, 0, 0), Timing(None, 0.0))
+        return _partial(job, said)
+
+
+def _noted(steps: Generator[Event, None, T], noted: list[Event]) -> Generator[Event, None, T]:
+    """Pass events on, interrupts back, and keep what was said."""
+    pressed: KeyboardInterrupt | None = None
+    while True:
+        try:
+            event = next(steps) if pressed is None else steps.throw(pressed)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        noted.append(event)
+        pressed = None
+        try:
+            yield event
+        except KeyboardInterrupt as interrupt:
+            pressed = interrupt
+
+
+def _ended(job: RankJob, signal_name: str) -> MlxkError:
+    """What it means that no key, but a signal ended this rank: launchers do so when another one has failed."""
+    message = f"ended by {signal_name}, as launchers end all ranks when one has failed"
+    return PeerLost(message, hint=_LOOK) if job.ranks.rank == 0 else Interrupted(message)
+
+
+def _partial(job: RankJob, said: list[Event]) -> RunResult:
+    """What is known of an answer that its process did not live to report."""
+
+    def text(channel: str) -> str:
+        return "".join(event.text for event in said if isinstance(event, Delta) and event.channel == channel)
+
+    return RunResult(
+        model=job.model,
+        prompt=job.options.prompt,
+        response=text("answer"),
+        reasoning=None if job.options.hide_reasoning else text("reasoning") or None,
+        finish_reason="interrupted",
+        usage=Usage(0, 0, 0),
+        tokens_generated=0,
+        generation_time_s=0.0,
+        time_to_first_token_s=None,
+        tokens_per_second=0.0,
+    )
+
+
+def _work(job: RankJob, pulse: Pulse) -> Generator[Event, None, RunResult]:
+    """Be one rank. The process ends afterwards: nothing is put away."""
+    from mlxk2.runner.runner import MLXRunner
+    from mlxk2.runner.speech import backend
+
+    backend()  # says what is missing
+    from mlxk2.runner.mlx_backend import distributed
+
+    patience = job.ranks.peer_timeout_s
+    pulse.enter("waiting for them to connect", patience)
+    ranks = distributed.join(job.ranks.backend, patience + _MARGIN_S)
+    pulse.enter("agreeing on what to run", patience + _SETUP_S)
+    together = _Together(ranks)
+    together.check_same("versions", {name: installed_version(name) for name in ("mlx", "mlx-lm")})
+    options = replace(job.options, prompt=together.by_rank_0(job.options.prompt))
+    together.check_same("command line", {"options": repr(options)})
+    plan, way = together.do(partial(_planned, job, options, ranks))
+    together.check_same("model", {"files": _fingerprint(plan.inspection.files)})
+
+    def load() -> Engine:
+        pulse.enter("loading the model", patience + _SETUP_S + plan.memory.weights_bytes / _SLOWEST_READ_BYTES_S)
+        engine = distributed.load_part(plan.inspection.files.ref.path, ranks, way, pulse.beat)
+        pulse.enter("generating", patience)
+        return engine
+
+    label = plan.inspection.info.name
+    # mlx-lm's loader of parts needs its real tokenizers.
+    runner = MLXRunner(plan.inspection.files, fast_start=False, label=label, options=options.engine, load_engine=load)
+    prompt = together.do(partial(_prepared, runner, plan))
+    answer = yield from runner.answer(together.same_prompt(prompt))
+    return result_of(plan, answer.finished, answer)
+
+
+def _planned(job: RankJob, options: RunOptions, ranks: Ranks) -> tuple[RunPlan, str]:
+    """Check all that can be known without reading a weight, and choose how to divide the model.
+
+    Raises: what `prepare` raises; IncompatibleModel naming what can be divided.
+    """
+    from mlxk2.runner.mlx_backend import distributed
+
+    ref = find_model(job.model, job.settings)
+    files = runnable(ref).files
+    way = distributed.way_to_divide(ref.path, ranks, _ways(files, ranks.size, job.ranks.sharding))
+    return prepare(ref, options, share=share_of_layers(files.config, way, ranks.size)), way
+
+
+def _ways(files: ModelFiles, size: int, wanted: str | None) -> tuple[str, ...]:
+    """How this model can be divided, the best way first. Raises: IncompatibleModel."""
+    package = find_mlx_lm() or ""
+    module = model_module(package, files.config or {}) or ""
+    known = ways_to_divide(package, module)
+    if not known:
+        names = divisible_modules(package)
+        raise IncompatibleModel(
+            f"mlx-lm cannot divide a model of type {module} between machines; it can divide {', '.join(names)}",
+            hint="use one of those, or run it on one machine",
+            supported=names,
+        )
+    asked = tuple(way for way in WAYS if wanted in (None, way))
+    obstacles = {way: obstacle(files, package, way, size) for way in known}
+    usable = tuple(way for way in asked if way in known and obstacles[way] is None)
+    if not usable:
+        why = [f"{way}: {obstacles.get(way) or 'mlx-lm has no such way for it'}" for way in asked]
+        raise IncompatibleModel(
+            f"the model cannot be divided between {size} ranks ({'; '.join(why)})",
+            hint="use another number of machines, or MLXK2_SHARDING=tensor or pipeline",
+        )
+    return usable
+
+
+def _prepared(runner: MLXRunner, plan: RunPlan) -> PreparedPrompt:
+    prompt = runner.prepare(plan.request)
+    plan.memory.check(expected_tokens(prompt), runner.recommended_memory_bytes())
+    return prompt
+
+
+def _fingerprint(files: ModelFiles) -> str:
+    """A text that is another one where the config or the shape of any weight is."""
+    shapes = {
+        name: (tensor["dtype"], tensor["shape"])
+        for header in loaded_headers(files).values()
+        for name, tensor in header.tensors.items()
+    }
+    described = json.dumps([files.config, shapes], sort_keys=True, default=str)
+    return sha256(described.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _Together:
+    """What the ranks do in step. Each method must be called by all of them at the same point."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def do(self, step: Callable[[], T]) -> T:
+        """Do something on every rank; the first failure of any is raised on all of them, with its `rank`."""
+        done: list[T] = []
+        failure: MlxkError | None = None
+        try:
+            done.append(step())
+        except MlxkError as error:
+            failure = error
+        for rank, report in enumerate(self._ranks.gather(_written(failure))):
+            if report:
+                raise _read(report, rank)
+        return done[0]
+
+    def by_rank_0(self, text: str) -> str:
+        """Return what rank 0 says."""
+        return self._ranks.gather(text.encode("utf-8", "surrogatepass"))[0].decode("utf-8", "surrogatepass")
+
+    def check_same(self, what: str, values: dict[str, str | None]) -> None:
+        """Raise IncompatibleModel where another rank has other values than rank 0."""
+        said = self._ranks.gather(json.dumps(values).encode())
+        other = next((rank for rank, words in enumerate(said) if words != said[0]), None)
+        if other is not None:
+            raise IncompatibleModel(
+                f"rank {other} has another {what} than rank 0",
+                hint=_HERE_TOO,
+                detail={"rank_0": json.loads(said[0]), "other": json.loads(said[other])},
+                rank=other,
+            )
+
+    def same_prompt(self, prompt: PreparedPrompt) -> PreparedPrompt:
+        """Return the prompt with the ids of rank 0: a template may write the date, and clocks differ."""
+        ids = json.loads(self.by_rank_0(json.dumps([prompt.ids, prompt.max_tokens])))
+        return replace(prompt, prompt=prompt.prompt._replace(ids=tuple(ids[0])), max_tokens=ids[1])
+
+
+def _written(failure: MlxkError | None) -> bytes:
+    if failure is None:
+        return b""
+    parts: dict[str, Any] = {
+        "type": failure.type,
+        "message": failure.message,
+        "hint": failure.hint,
+        "extra": failure.extra,
+    }
+    return json.dumps(parts, default=str).encode()
+
+
+def _read(report: bytes, rank: int) -> MlxkError:
+    """The failure that a rank reports; it is told where it did not happen on the rank that speaks."""
+    parts = json.loads(report)
+    kinds = {kind.type: kind for kind in MlxkError.__subclasses__()}
+    kind = kinds.get(parts["type"], InternalError)
+    message = parts["message"] if rank == 0 else f"rank {rank}: {parts['message']}"
+    return kind(message, hint=parts["hint"], **{**parts["extra"], "rank": rank})
