@@ -16,3 +16,10 @@ def child_environ(**more: str) -> dict[str, str]:
     """
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**inherited, **more}
+
+
+def real_model() -> Path:
+    """Return the folder of the real chat model in float32, fetched and converted where that was not done yet."""
+    from support.smollm2 import smollm2
+
+    return smollm2("f32")
