@@ -12,8 +12,8 @@ from pathlib import Path
 from harness import child_environ
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("startup", "list_scaling", "deep_hash", "run_speed", "hub_speed")
-PACKAGES = ("mlxk2", "mlx", "mlx-lm", "huggingface-hub", "transformers", "tokenizers")
+BENCHMARKS = ("startup", "list_scaling", "deep_hash", "run_speed", "structured_speed", "hub_speed")
+PACKAGES = ("mlxk2", "mlx", "mlx-lm", "huggingface-hub", "transformers", "tokenizers", "llguidance")
 
 
 def machine() -> str:
