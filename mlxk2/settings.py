@@ -12,6 +12,7 @@ ENVIRONMENT: dict[str, str] = {
     "HF_HOME": "cache root, models in `$HF_HOME/hub`; default `~/.cache/huggingface`; empty = unset",
     "HF_HUB_CACHE": "the hub folder itself; wins over `HF_HOME`",
     "XDG_CACHE_HOME": "used as `hf` uses it: the cache root is `$XDG_CACHE_HOME/huggingface` where `HF_HOME` is not set",
+    "XDG_STATE_HOME": "where a chat keeps what was typed: `$XDG_STATE_HOME/mlxk2/chat_history`; default `~/.local/state`",
     "HF_TOKEN": "token for the Hub; `HUGGINGFACE_HUB_TOKEN` and `HUGGING_FACE_HUB_TOKEN` are read after it, then the token file",
     "HF_TOKEN_PATH": "the token file; default `$HF_HOME/token`, where `hf auth login` puts it",
     "HF_ENDPOINT": "the Hub's address; default `https://huggingface.co`",
@@ -33,6 +34,7 @@ ENVIRONMENT: dict[str, str] = {
     "MLX_WORLD_SIZE": "number of ranks, with `NCCL_HOST_IP` and `NCCL_PORT`: the nccl backend",
     "NO_COLOR": "no colour, whatever the stream",
     "FORCE_COLOR": "colour, even where the stream is no terminal",
+    "TERM": "`dumb`: no line editing in a chat",
     "COLUMNS": "width of tables in characters",
 }
 
@@ -47,6 +49,7 @@ _BACKENDS = (
     ("jaccl", ("MLX_JACCL_COORDINATOR", "MLX_IBV_DEVICES")),
     ("nccl", ("MLX_WORLD_SIZE", "NCCL_HOST_IP", "NCCL_PORT")),
 )
+_TERMINALS_THAT_CANNOT_MOVE = ("", "dumb", "unknown")
 _TOKENS = ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -126,6 +129,13 @@ class Settings(NamedTuple):
     force_color: bool = False
     columns: int | None = None
     ranks: RankSettings | None = None
+    state_home: Path | None = None
+    can_edit_lines: bool = False
+
+    @property
+    def state_folder(self) -> Path:
+        """Where things are kept that should outlive a process and are no model; need not exist."""
+        return (self.state_home or self.home / ".local" / "state") / "mlxk2"
 
     @property
     def is_silent_rank(self) -> bool:
@@ -156,6 +166,8 @@ class Settings(NamedTuple):
             force_color=_is_on(environ.get("FORCE_COLOR")),
             columns=_positive(environ.get("COLUMNS")),
             ranks=RankSettings.from_env(environ),
+            state_home=_absolute(environ.get("XDG_STATE_HOME")),
+            can_edit_lines=environ.get("TERM", "dumb").lower() not in _TERMINALS_THAT_CANNOT_MOVE,
         )
 
 
@@ -167,6 +179,11 @@ def _is_on(value: str | None) -> bool:
 def _is_true(value: str | None) -> bool:
     """The hub client's idea of a switch."""
     return value is not None and value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _absolute(value: str | None) -> Path | None:
+    """A folder as the XDG specification has it: a relative one counts as unset."""
+    return Path(value) if value and os.path.isabs(value) else None
 
 
 def _token(value: str | None) -> str | None:

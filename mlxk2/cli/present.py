@@ -135,13 +135,14 @@ def render(context: Context, data: dict[str, Any]) -> None:
     render_payload(context.verb, data, vars(context.args), view_of(context.io, context.settings))
 
 
-def view_of(io: Io, settings: Settings) -> Any:
-    """Describe the place that human output goes to."""
+def view_of(io: Io, settings: Settings, stream: TextIO | None = None) -> Any:
+    """Describe the place that human output goes to: stdout, unless it is another stream."""
     from mlxk2.output.view import View
 
-    on_terminal = is_terminal(io.stdout)
+    stream = stream or io.stdout
+    on_terminal = is_terminal(stream)
     width = settings.columns or io.width if on_terminal else settings.columns
-    return View(partial(write, io.stdout), width, _takes_color(io.stdout, settings), on_terminal, io.clock())
+    return View(partial(write, stream), width, _takes_color(stream, settings), on_terminal, io.clock())
 
 
 def _takes_color(stream: TextIO, settings: Settings) -> bool:

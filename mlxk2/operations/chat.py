@@ -165,6 +165,10 @@ class ChatSession:
         """Change one setting. Raises: UsageError naming it."""
         self.settings = self.settings.changed(name, words)
 
+    def use_system(self, text: str | None) -> None:
+        """Set the system message, or take it away; it holds from the next answer on."""
+        self.settings = replace(self.settings, system=text)
+
     def save(self, path: Path) -> bool:
         """Write the chat into a file, complete or not at all; return whether it took the place of another chat.
 

@@ -1,0 +1,127 @@
+"""What a person sees: answers on stdout, everything else on the terminal. Knows no conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Callable
+
+from mlxk2.cli.io import is_terminal, write
+from mlxk2.cli.present import Context, drain, view_of
+from mlxk2.errors import MlxkError
+from mlxk2.events import Delta, Event, Finished, Progress, Warned
+from mlxk2.output.errors import error_lines
+from mlxk2.output.stream import AnswerStream, ProgressLine, Warnings
+from mlxk2.text import printable
+
+if TYPE_CHECKING:
+    from mlxk2.operations.chat_turns import Turn
+
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+class Screen:
+    """The streams of a chat. `can_redraw`: whether a line may be taken back."""
+
+    def __init__(self, context: Context, *, can_redraw: bool) -> None:
+        self._context = context
+        io = context.io
+        self.terminal = io.stderr if is_terminal(io.stderr) else io.stdout
+        self._color = view_of(io, context.settings, self.terminal).color
+        self._can_redraw = can_redraw
+
+    def write(self, text: str) -> None:
+        """Show text as it is."""
+        write(self.terminal, text)
+
+    def say(self, text: str = "") -> None:
+        """Show lines, control characters made visible."""
+        self.write(printable(text) + "\n")
+
+    def note(self, text: str) -> None:
+        """Show what nobody needs who asked for quiet."""
+        if not self._context.args.quiet:
+            self.say(text)
+
+    def dim(self, text: str) -> None:
+        """Show a line that stands back."""
+        self.write(f"{_DIM}{printable(text)}{_PLAIN}\n" if self._color else printable(text) + "\n")
+
+    def error(self, error: MlxkError) -> None:
+        """Show what went wrong, and the way out."""
+        self.write(error_lines(error.message, error.hint, self._color))
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Show a note that goes away when the work is done."""
+        shown = not self._context.args.quiet
+        if shown:
+            self.write(printable(text) + ("" if self._can_redraw else "\n"))
+        try:
+            yield
+        finally:
+            if shown and self._can_redraw:
+                self.write("\r\x1b[K")
+
+    def answer(self, steps: Generator[Event, None, Turn], check: Callable[[], None]) -> Turn:
+        """Show an answer as it comes, and return the turn that it became; `check` may end it after each event."""
+        view = _AnswerView(self._context, self if self._can_redraw else None, Warnings(self._warn))
+
+        def sink(event: Event) -> None:
+            view(event)
+            check()
+
+        try:
+            turn: Turn = drain(steps, sink)
+        finally:
+            view.end()
+        return turn
+
+    def _warn(self, line: str) -> None:
+        if not self._context.args.quiet:
+            self.write(line)
+
+
+class _AnswerView:
+    """Shows the events of one answer; with --no-stream its text when it is complete."""
+
+    def __init__(self, context: Context, screen: Screen | None, warn: Warnings) -> None:
+        args = context.args
+        self._text = AnswerStream(view_of(context.io, context.settings), hide_reasoning=args.hide_reasoning)
+        self._progress = None if screen is None or args.quiet else ProgressLine(screen.terminal)
+        self._warn = warn
+        self._held: list[Delta] | None = [] if args.no_stream else None
+        self._is_open = False
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress) and self._progress is not None:
+            self._progress(event)
+        elif isinstance(event, Delta):
+            self._take(event)
+        elif isinstance(event, Finished):
+            self.end()
+        elif isinstance(event, Warned):
+            self._warn(event)
+
+    def end(self) -> None:
+        """Finish the line that the answer left open."""
+        self._clear_progress()
+        held, self._held = self._held or [], None
+        for delta in held:
+            self._take(delta)
+        if self._is_open:
+            self._is_open = False
+            self._text.end_line()
+
+    def _take(self, delta: Delta) -> None:
+        if self._held is not None:
+            self._held.append(delta)
+            return
+        self._clear_progress()
+        self._is_open = True
+        self._text(delta)
+
+    def _clear_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.clear()
+            self._progress = None

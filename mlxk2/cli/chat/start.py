@@ -1,0 +1,99 @@
+"""From the command line to a chat: flags, the model, where lines come from."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from importlib.util import find_spec
+
+from mlxk2.cli import run_flags
+from mlxk2.cli.present import Context
+from mlxk2.errors import UsageError
+from mlxk2.operations.chat import ChatOptions, ChatSession, prepare_chat
+from mlxk2.operations.chat_settings import ChatSettings
+from mlxk2.store.resolve import find_model
+
+from .history import HistoryFile
+from .lines import LineSource, PlainLines
+from .loop import Chat
+from .screen import Screen
+from .signals import ChatSignals
+
+# What a single answer may be asked for, and a chat may not.
+_SINGLE = ("json_schema", "regex", "choices", "logprobs", "prompt_cache", "no_chat_template")
+
+
+def chat(args: argparse.Namespace, context: Context) -> int:
+    """Talk at the terminal until the person leaves; return the exit code.
+
+    Raises: UsageError, and what keeps a model from being run.
+    """
+    settings = context.settings
+    options = _options(args, context)
+    plan = prepare_chat(find_model(args.model, settings), options, fast_start=settings.fast_start)
+    edits = _can_edit(context)
+    screen = Screen(context, can_redraw=edits)
+    source = _source(args, context, screen, edits=edits)
+    signals = ChatSignals(owns_process=context.io.owns_process)
+    with ExitStack() as stack:
+        stack.enter_context(signals.watched())
+        session = stack.enter_context(ChatSession(plan))
+        with source.away(), screen.working(f"loading {session.model} ..."):
+            session.load()
+        _greet(session, screen)
+        talk = Chat(session, screen, source, signals)
+        talk.shows_figures = args.verbose
+        return talk.run()
+
+
+def _options(args: argparse.Namespace, context: Context) -> ChatOptions:
+    """Read what a chat needs. Raises: UsageError naming the flag."""
+    for name in _SINGLE:
+        if getattr(args, name) not in (None, False):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} is for a single answer, not for a chat", hint='mlxk2 run MODEL "your question"')
+    draft = None if args.draft_model is None else find_model(args.draft_model, context.settings)
+    own = ChatSettings(
+        sampling=run_flags.sampling_of(args),
+        system=args.system,
+        max_tokens=args.max_tokens,
+        stop=tuple(args.stop),
+        keep_context=args.keep_context,
+    )
+    return ChatOptions(own, run_flags.engine_of(args, draft), draft, args.force)
+
+
+def _can_edit(context: Context) -> bool:
+    """Whether lines can be edited: a real terminal that can move its cursor, and prompt_toolkit."""
+    try:
+        context.io.stdin.fileno()
+    except (OSError, ValueError):
+        return False
+    return context.settings.can_edit_lines and find_spec("prompt_toolkit") is not None
+
+
+def _source(args: argparse.Namespace, context: Context, screen: Screen, *, edits: bool) -> LineSource:
+    if not edits:
+        return PlainLines(context.io.stdin, screen.write)
+    from .editor import Editor
+
+    history = None if args.no_history else _history(context, screen)
+    return Editor(context.io.stdin, screen.terminal, history, color=not context.settings.no_color)
+
+
+def _history(context: Context, screen: Screen) -> HistoryFile | None:
+    path = context.settings.state_folder / "chat_history"
+    try:
+        return HistoryFile(path)
+    except OSError as error:
+        screen.note(f"what you type is not kept for the next chat: {error.strerror}: {path}")
+        return None
+
+
+def _greet(session: ChatSession, screen: Screen) -> None:
+    screen.note(
+        f"{session.model}, {session.context_length} tokens of context. /help lists the commands, Ctrl-D leaves."
+    )
+    if not session.is_chat_model:
+        screen.note("It was not made to talk: it goes on with the conversation as with any text.")
+    screen.note("")
