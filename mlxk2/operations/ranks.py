@@ -11,9 +11,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from mlxk2.errors import IncompatibleModel, InternalError, Interrupted, MlxkError, PeerLost, UsageError
+from mlxk2.errors import DependencyMissing, IncompatibleModel, Interrupted, MlxkError, PeerLost, UsageError
 from mlxk2.events import Delta, Event, Finished, Timing, Usage
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.runtime import find_mlx_lm, model_module
@@ -21,6 +21,7 @@ from mlxk2.inspection.sharding import WAYS, divisible_modules, obstacle, share_o
 from mlxk2.inspection.versions import installed_version
 from mlxk2.inspection.weights import loaded_headers
 from mlxk2.operations.run import RunOptions, RunPlan, RunResult, expected_tokens, prepare, result_of, runnable
+from mlxk2.operations.together import Together
 from mlxk2.runner.watchdog import Pulse, watched
 from mlxk2.settings import RankSettings, Settings
 from mlxk2.store.resolve import find_model
@@ -40,8 +41,9 @@ _SLOWEST_READ_BYTES_S = 100e6
 # Until the connecting process ends by itself, if even the one that watches it is gone.
 _MARGIN_S = 30.0
 
+_FIRST_RELEASE = (0, 32)
+
 _LOOK = "look at the last lines of the other ranks: one of them has failed"
-_HERE_TOO = "every machine needs the same model, mlx, mlx-lm and command line"
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,13 @@ def _work(job: RankJob, pulse: Pulse) -> Generator[Event, None, RunResult]:
     pulse.enter("waiting for them to connect", patience)
     ranks = distributed.join(job.ranks.backend, patience + _MARGIN_S)
     pulse.enter("agreeing on what to run", patience + _SETUP_S)
-    together = _Together(ranks)
-    together.check_same("versions", {name: installed_version(name) for name in ("mlx", "mlx-lm")})
+    together = Together(ranks)
+    versions = {name: installed_version(name) for name in ("mlx", "mlx-lm")}
+    together.check_same("versions", versions, DependencyMissing)
     options = replace(job.options, prompt=together.by_rank_0(job.options.prompt))
-    together.check_same("command line", {"options": repr(options)})
+    together.check_same("command line", {"options": repr(options)}, UsageError)
     plan, way = together.do(partial(_planned, job, options, ranks))
-    together.check_same("model", {"files": _fingerprint(plan.inspection.files)})
+    together.check_same("model", {"files": _fingerprint(plan.inspection.files)}, IncompatibleModel)
 
     def load() -> Engine:
         pulse.enter("loading the model", patience + _SETUP_S + plan.memory.weights_bytes / _SLOWEST_READ_BYTES_S)
@@ -162,21 +165,34 @@ def _work(job: RankJob, pulse: Pulse) -> Generator[Event, None, RunResult]:
     # mlx-lm's loader of parts needs its real tokenizers.
     runner = MLXRunner(plan.inspection.files, fast_start=False, label=label, options=options.engine, load_engine=load)
     prompt = together.do(partial(_prepared, runner, plan))
-    answer = yield from runner.answer(together.same_prompt(prompt))
+    answer = yield from runner.answer(_as_rank_0_reads_it(prompt, together))
     return result_of(plan, answer.finished, answer)
 
 
 def _planned(job: RankJob, options: RunOptions, ranks: Ranks) -> tuple[RunPlan, str]:
     """Check all that can be known without reading a weight, and choose how to divide the model.
 
-    Raises: what `prepare` raises; IncompatibleModel naming what can be divided.
+    Raises: what `prepare` raises; IncompatibleModel naming what can be divided; DependencyMissing.
     """
     from mlxk2.runner.mlx_backend import distributed
 
+    _require_division()
     ref = find_model(job.model, job.settings)
     files = runnable(ref).files
     way = distributed.way_to_divide(ref.path, ranks, _ways(files, ranks.size, job.ranks.sharding))
     return prepare(ref, options, share=share_of_layers(files.config, way, ranks.size)), way
+
+
+def _require_division() -> None:
+    """Do nothing where mlx-lm can divide models. Older releases run code from the model's folder while they do so."""
+    version = installed_version("mlx-lm") or ""
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+    if numbers < list(_FIRST_RELEASE):
+        wanted = ".".join(map(str, _FIRST_RELEASE))
+        raise DependencyMissing(
+            f"several machines need mlx-lm {wanted}; installed is {version or 'none'}",
+            hint=f"pip install 'mlx-lm>={wanted}', which needs Python 3.11",
+        )
 
 
 def _ways(files: ModelFiles, size: int, wanted: str | None) -> tuple[str, ...]:
@@ -209,6 +225,12 @@ def _prepared(runner: MLXRunner, plan: RunPlan) -> PreparedPrompt:
     return prompt
 
 
+def _as_rank_0_reads_it(prompt: PreparedPrompt, together: Together) -> PreparedPrompt:
+    """Return the prompt with the ids of rank 0: a template may write the date, and clocks differ."""
+    ids, max_tokens = json.loads(together.by_rank_0(json.dumps([prompt.ids, prompt.max_tokens])))
+    return replace(prompt, prompt=prompt.prompt._replace(ids=tuple(ids)), max_tokens=max_tokens)
+
+
 def _fingerprint(files: ModelFiles) -> str:
     """A text that is another one where the config or the shape of any weight is."""
     shapes = {
@@ -218,65 +240,3 @@ def _fingerprint(files: ModelFiles) -> str:
     }
     described = json.dumps([files.config, shapes], sort_keys=True, default=str)
     return sha256(described.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-class _Together:
-    """What the ranks do in step. Each method must be called by all of them at the same point."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-
-    def do(self, step: Callable[[], T]) -> T:
-        """Do something on every rank; the first failure of any is raised on all of them, with its `rank`."""
-        done: list[T] = []
-        failure: MlxkError | None = None
-        try:
-            done.append(step())
-        except MlxkError as error:
-            failure = error
-        for rank, report in enumerate(self._ranks.gather(_written(failure))):
-            if report:
-                raise _read(report, rank)
-        return done[0]
-
-    def by_rank_0(self, text: str) -> str:
-        """Return what rank 0 says."""
-        return self._ranks.gather(text.encode("utf-8", "surrogatepass"))[0].decode("utf-8", "surrogatepass")
-
-    def check_same(self, what: str, values: dict[str, str | None]) -> None:
-        """Raise IncompatibleModel where another rank has other values than rank 0."""
-        said = self._ranks.gather(json.dumps(values).encode())
-        other = next((rank for rank, words in enumerate(said) if words != said[0]), None)
-        if other is not None:
-            raise IncompatibleModel(
-                f"rank {other} has another {what} than rank 0",
-                hint=_HERE_TOO,
-                detail={"rank_0": json.loads(said[0]), "other": json.loads(said[other])},
-                rank=other,
-            )
-
-    def same_prompt(self, prompt: PreparedPrompt) -> PreparedPrompt:
-        """Return the prompt with the ids of rank 0: a template may write the date, and clocks differ."""
-        ids = json.loads(self.by_rank_0(json.dumps([prompt.ids, prompt.max_tokens])))
-        return replace(prompt, prompt=prompt.prompt._replace(ids=tuple(ids[0])), max_tokens=ids[1])
-
-
-def _written(failure: MlxkError | None) -> bytes:
-    if failure is None:
-        return b""
-    parts: dict[str, Any] = {
-        "type": failure.type,
-        "message": failure.message,
-        "hint": failure.hint,
-        "extra": failure.extra,
-    }
-    return json.dumps(parts, default=str).encode()
-
-
-def _read(report: bytes, rank: int) -> MlxkError:
-    """The failure that a rank reports; it is told where it did not happen on the rank that speaks."""
-    parts = json.loads(report)
-    kinds = {kind.type: kind for kind in MlxkError.__subclasses__()}
-    kind = kinds.get(parts["type"], InternalError)
-    message = parts["message"] if rank == 0 else f"rank {rank}: {parts['message']}"
-    return kind(message, hint=parts["hint"], **{**parts["extra"], "rank": rank})

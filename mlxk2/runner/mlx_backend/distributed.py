@@ -8,7 +8,7 @@ from __future__ import annotations
 import faulthandler
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable
 
@@ -73,10 +73,9 @@ def join(backend: str, patience_s: float) -> Ranks:
 def way_to_divide(model_dir: Path, ranks: Ranks, ways: Sequence[str]) -> str:
     """Return the first of `ways` in which the model can be divided; tried on weights that are never read.
 
-    Raises: IncompatibleModel with mlx-lm's words; DependencyMissing where mlx-lm cannot divide models safely.
+    Raises: IncompatibleModel with mlx-lm's words.
     """
     mlx_lm = import_mlx_lm()
-    _divider(mlx_lm)
     refusals = []
     for way in ways:
         with translated("mlx-lm cannot load the model", errors.IncompatibleModel):
@@ -97,11 +96,11 @@ def load_part(model_dir: Path, ranks: Ranks, way: str, beat: Beat) -> RankEngine
     Raises: IncompatibleModel with mlx-lm's words; PeerLost.
     """
     mlx_lm = import_mlx_lm()
-    options: dict[str, Any] = {f"{way}_group": ranks.group}
+    options: dict[str, Any] = {f"{way}_group": ranks.group, "trust_remote_code": False}
+    # Without it, the tokenizer may run code from the folder.
     options["tokenizer_config"] = {"trust_remote_code": False}
-    options.update(accepted(_divider(mlx_lm), trust_remote_code=False))
     with kept_together("mlx-lm cannot load the model", errors.IncompatibleModel):
-        model = _divider(mlx_lm)(str(model_dir), **options)[0]
+        model = mlx_lm.utils.sharded_load(str(model_dir), **options)[0]
     return RankEngine(model, mlx_lm, ranks, beat)
 
 
@@ -122,8 +121,9 @@ class RankEngine(Engine):
 
     def decode(self, prompt_ids: Sequence[int], state: KVState, decoding: Decoding) -> Generator[Step, None, None]:
         """Yield the tokens that rank 0 draws, as Engine does. Raises: PeerLost."""
-        with kept_together("the model failed while generating"):
-            for step in super().decode(prompt_ids, state, decoding):
+        steps = super().decode(prompt_ids, state, decoding)
+        with kept_together("the model failed while generating"), closing(steps):
+            for step in steps:
                 self._beat()
                 yield step
 
@@ -154,15 +154,6 @@ def kept_together(what: str, error_type: type[errors.MlxkError] = errors.Generat
         if any(words in said for words in _LOST) and any(name in said for name in (*_BACKENDS, "Couldn't connect")):
             raise errors.PeerLost("the connection to another rank was lost", hint=_HINT, detail=said) from error
         raise
-
-
-def _divider(mlx_lm: MlxLm) -> Callable[..., Any]:
-    """mlx-lm's function that loads a part. Its first versions run code from the model's folder, and are not used."""
-    found = getattr(mlx_lm.utils, "sharded_load", None)
-    if found is None or not accepted(found, tokenizer_config=None):
-        raise errors.DependencyMissing("several machines need mlx-lm 0.32", hint="pip install 'mlx-lm>=0.32'")
-    loader: Callable[..., Any] = found
-    return loader
 
 
 def _divide(model: Any, ranks: Ranks, way: str) -> None:
