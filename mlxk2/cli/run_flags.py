@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxk2.errors import UsageError
+from mlxk2.operations.chat_settings import FAIL, KEEP_CONTEXT
 from mlxk2.operations.run import RunOptions
 from mlxk2.runner.request import CacheOptions, EngineOptions, Sampling
 
@@ -101,6 +102,32 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    """Declare what concerns a chat only."""
+    parser.add_argument("--no-history", action="store_true", help="in a chat: do not keep what is typed for later ones")
+    parser.add_argument(
+        "--keep-context",
+        choices=KEEP_CONTEXT,
+        default=FAIL,
+        help="in a chat, when the context is full: an error, or leave out the oldest turns (default fail)",
+    )
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    """Declare what concerns a file of prompts only."""
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help='answer many prompts: a line of JSON each, {"id", "prompt"} or {"id", "messages"}',
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help="with --input: where answers go, a line each; those that are there are kept"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="with --input: answer at most N at a time (default 32)"
+    )
+
+
 def sampling_of(args: argparse.Namespace) -> Sampling:
     """Read the sampling. Raises: UsageError naming the flag."""
     return Sampling(
@@ -129,8 +156,10 @@ def engine_of(args: argparse.Namespace, draft: ModelRef | None) -> EngineOptions
 
 def options_of(args: argparse.Namespace, prompt: str, draft: ModelRef | None) -> RunOptions:
     """Read everything that a single run needs. Raises: UsageError naming the flag."""
-    if args.logprobs is not None and not (args.json or args.stream_json):
+    if args.logprobs is not None and not (args.json or args.stream_json or args.input):
         raise UsageError("--logprobs are a part of the JSON answer", hint="add --json")
+    if args.keep_context != FAIL:
+        raise UsageError("--keep-context is for a chat", hint="mlxk2 run MODEL, without a prompt, begins one")
     if draft is not None and args.prompt_cache:
         raise UsageError("--draft-model cannot be combined with --prompt-cache")
     constraint = constraint_of(args)

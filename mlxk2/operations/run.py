@@ -98,7 +98,7 @@ def prepare(
 
     Raises: UsageError, ModelNotFound, ModelUnhealthy, IncompatibleModel, InsufficientMemory, DependencyMissing.
     """
-    request = _request(options)
+    request = request_of(options)
     inspection = runnable(ref)
     if options.constraint is not None:
         options.constraint.check()
@@ -157,7 +157,11 @@ def run_model(plan: RunPlan) -> Generator[Event, None, RunResult]:
     return result_of(plan, answer.finished, answer)
 
 
-def _request(options: RunOptions) -> GenerationRequest:
+def request_of(options: RunOptions, messages: tuple[Message, ...] | None = None) -> GenerationRequest:
+    """Return what is asked of the model: `messages` as they are, else the prompt as text or as a user's message.
+
+    Raises: UsageError naming the flag.
+    """
     limits: dict[str, Any] = {
         "sampling": options.sampling,
         "max_tokens": options.max_tokens,
@@ -172,6 +176,8 @@ def _request(options: RunOptions) -> GenerationRequest:
                 hint="write the system text into the prompt, or drop --no-chat-template",
             )
         return GenerationRequest(prompt=options.prompt, **limits)
+    if messages is not None:
+        return GenerationRequest(messages=messages, **limits)
     system = (Message("system", options.system),) if options.system else ()
     return GenerationRequest(messages=(*system, Message("user", options.prompt)), **limits)
 

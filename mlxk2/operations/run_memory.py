@@ -61,9 +61,20 @@ class MemoryPlan:
         """
         if self.force:
             return
-        limit = min((bytes_ for bytes_ in (self.limit_bytes, device_limit) if bytes_ is not None), default=None)
+        limit = self._limit(device_limit)
         tokens = min(tokens, self.context_length) if self.context_length else tokens
         check_memory(self.demand(tokens), limit, self._ways(tokens, limit))
+
+    def rows(self, tokens: int, device_limit: int | None = None) -> int | None:
+        """Return how many sequences of `tokens` positions fit side by side; None: as many as one likes."""
+        limit = self._limit(device_limit)
+        row_bytes = self.demand(tokens).kv_bytes
+        if self.force or limit is None or not row_bytes:
+            return None
+        return max(limit - self.demand(0).total_bytes, 0) // row_bytes
+
+    def _limit(self, device_limit: int | None) -> int | None:
+        return min((bytes_ for bytes_ in (self.limit_bytes, device_limit) if bytes_ is not None), default=None)
 
     def demand(self, tokens: int) -> MemoryDemand:
         """Return what weights and `tokens` positions need."""

@@ -16,6 +16,10 @@ Payload = Mapping[str, Any]
 Renderer = Callable[[Payload, Mapping[str, Any], View], None]
 
 
+# What may have become of a prompt, besides an answer.
+_OTHER_PROMPTS = (("failed", "failed"), ("skipped", "answered before"), ("remaining", "not answered yet"))
+
+
 def render(command: str, data: Payload, options: Mapping[str, Any], view: View) -> None:
     """Print a payload; `options` are the command's own flags."""
     RENDERERS[command](data, options, view)
@@ -133,8 +137,20 @@ def _preview(preview: Mapping[str, Any]) -> list[str]:
 
 
 def _run(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    if "response" not in data:
+        view.write(f"run: {one_line(data['model'])} — {_batch(data)} → {one_line(data['output'])}\n")
+        return
     text = printable(data["response"]) if view.on_terminal else data["response"]
     view.write(text if text.endswith("\n") else text + "\n")
+
+
+def _batch(data: Payload) -> str:
+    """What a batch came to."""
+    counts = [f"{data['answered']} answered"]
+    counts += [f"{data[name]} {word}" for name, word in _OTHER_PROMPTS if data[name]]
+    prompts = "1 prompt" if data["total"] == 1 else f"{data['total']} prompts"
+    speed = f" ({data['tokens_per_second']:.1f} tokens/s)" if data["answered"] else ""
+    return f"{prompts}: {', '.join(counts)}{speed}"
 
 
 def _convert(data: Payload, options: Mapping[str, Any], view: View) -> None:

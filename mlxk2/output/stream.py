@@ -59,13 +59,17 @@ class Warnings:
 
 
 class ProgressLine:
-    """One line on a terminal that is drawn again as work goes on, and removed at the end."""
+    """One line on a terminal that is drawn again as work goes on, and removed at the end; warnings stay above it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._shown = -1
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.clear()
+            self._shown = -1
+            self._stream.write(f"warning: {one_line(event.message)}\n")
         if isinstance(event, Progress) and event.total > 0:
             share = min(event.done / event.total, 1.0)
             if int(share * 1000) != self._shown:

@@ -81,6 +81,11 @@ class MLXRunner:
             self._speech.close()
 
     @property
+    def options(self) -> EngineOptions:
+        """How the model is loaded and remembered."""
+        return self._options
+
+    @property
     def context_length(self) -> int | None:
         """How many tokens the model's context holds, as its config says."""
         return context_length(self._config)
@@ -91,7 +96,7 @@ class MLXRunner:
         Raises: IncompatibleModel, DependencyMissing.
         """
         self._speech.load(request)
-        self._load_engine()
+        self.engine()
 
     def prepare(self, request: GenerationRequest) -> PreparedPrompt:
         """Tokenize the request and set its budget.
@@ -178,7 +183,7 @@ class MLXRunner:
     @contextmanager
     def _borrowed_state(self) -> Iterator[tuple[Engine, KVState]]:
         """Lend the kept KV cache; whoever asks while it is lent, since an answer was left lying, gets one of its own."""
-        engine = self._load_engine()
+        engine = self.engine()
         state, self._state = self._state or engine.new_state(self._options.cache), None
         try:
             yield engine, state
@@ -190,7 +195,8 @@ class MLXRunner:
         own = vocabulary_size(self._config) or tokenizer_size
         return own if self._options.draft is None else min(own, check_draft(self._folder, self._options.draft))
 
-    def _load_engine(self) -> Engine:
+    def engine(self) -> Engine:
+        """Return what generates, loading it first if need be. Raises: IncompatibleModel, DependencyMissing."""
         if self._engine is None:
             try:
                 self._engine = self._load()

@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_flags.add_answer(parser)
     run_flags.add_sampling(parser)
     run_flags.add_engine(parser)
+    run_flags.add_chat(parser)
+    run_flags.add_batch(parser)
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
@@ -39,6 +41,14 @@ def run(args: argparse.Namespace, context: Context) -> int:
         ranks = group_of(context.settings)
         if ranks is not None:
             return run_as_rank(args, context, ranks, _show)
+    if (args.input, args.output, args.batch_size) != (None, None, None):
+        from mlxk2.cli.batch import answer_file
+
+        return answer_file(args, context)
+    if _wants_a_chat(args, context):
+        from mlxk2.cli.chat.start import chat
+
+        return chat(args, context)
     prompt = _prompt(args.prompt, context)
     options = run_flags.options_of(args, prompt, draft_of(args, context))
     if context.json and not args.verbose:
@@ -46,6 +56,12 @@ def run(args: argparse.Namespace, context: Context) -> int:
     plan = prepare(find_model(args.model, context.settings), options, fast_start=context.settings.fast_start)
     steps = run_model(plan)
     return _show(steps, args, context)
+
+
+def _wants_a_chat(args: argparse.Namespace, context: Context) -> bool:
+    """Whether a person is there who gave no prompt yet: keyboard, and a screen for what they type."""
+    screen = is_terminal(context.io.stdout) or is_terminal(context.io.stderr)
+    return not args.prompt and not context.json and is_terminal(context.io.stdin) and screen
 
 
 def _show(steps: Generator[Event, None, RunResult], args: argparse.Namespace, context: Context) -> int:

@@ -10,15 +10,19 @@ from typing import Any
 
 from mlxk2 import errors
 
+from .batch import Batch, RowStep, batch_obstacle
 from .device import recommended_memory_bytes, wire_memory
 from .engine import Engine, Step
 from .kv_state import KVState
 from .library import accepted, file_limit_kept, import_mlx_lm, import_module, translated
 
 __all__ = [
+    "Batch",
     "Engine",
     "KVState",
+    "RowStep",
     "Step",
+    "batch_obstacle",
     "file_limit_kept",
     "import_mlx_lm",
     "load",

@@ -69,7 +69,7 @@ class Engine:
         Shape: `prompt_ids`: (T,), each in [0, vocab_size).
         Raises: GenerationFailed.
         """
-        self._check_ids(prompt_ids)
+        self.check_ids(prompt_ids)
         end = len(prompt_ids) - 1
         checkpoint_at = min(checkpoint_at, end)
         place = state.rewind(prompt_ids)
@@ -156,8 +156,11 @@ class Engine:
             processors.append(mask_processor(decoding.mask, decoding.vocab_size, decoding.stop_ids))
         return processors
 
-    def _check_ids(self, prompt_ids: Sequence[int]) -> None:
-        """MLX reads beyond its arrays when an id is out of range; the model itself knows best."""
+    def check_ids(self, prompt_ids: Sequence[int]) -> None:
+        """MLX reads beyond its arrays when an id is out of range; the model itself knows best.
+
+        Raises: IncompatibleModel.
+        """
         known = getattr(getattr(self.model, "args", None), "vocab_size", None)
         if isinstance(known, int) and max(prompt_ids) >= known:
             raise errors.IncompatibleModel(f"the prompt has token {max(prompt_ids)}, the model knows only {known}")

@@ -54,19 +54,19 @@ def validate(data, custom_formats={}, name_prefix=None):
             if "data" in data_keys:
                 data_keys.remove("data")
                 data__data = data["data"]
-                data__data_any_of_count6 = 0
-                if not data__data_any_of_count6:
+                data__data_any_of_count7 = 0
+                if not data__data_any_of_count7:
                     try:
                         if not isinstance(data__data, (NoneType)):
                             raise JsonSchemaValueException("" + (name_prefix or "data") + ".data must be null")
-                        data__data_any_of_count6 += 1
+                        data__data_any_of_count7 += 1
                     except JsonSchemaValueException: pass
-                if not data__data_any_of_count6:
+                if not data__data_any_of_count7:
                     try:
                         validate___definitions_health_data(data__data, custom_formats, (name_prefix or "data") + ".data")
-                        data__data_any_of_count6 += 1
+                        data__data_any_of_count7 += 1
                     except JsonSchemaValueException: pass
-                if not data__data_any_of_count6:
+                if not data__data_any_of_count7:
                     raise JsonSchemaValueException("" + (name_prefix or "data") + ".data cannot be validated by any definition")
             if "error" in data_keys:
                 data_keys.remove("error")
