@@ -6,13 +6,13 @@ import pytest
 from conftest_runner import drain, files_of, raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.random_models import APPENDING, CONFIGS, random_model
 
 from mlxk2.runner.request import CacheOptions, EngineOptions, GenerationRequest, Message, Sampling
 from mlxk2.runner.runner import MLXRunner
 
 pytest.importorskip("mlx.nn", reason="the stand-ins have one kind of memory")
 
-from support.random_models import APPENDING, CONFIGS, random_model
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1.3, frequency_penalty=0.5)
 SAMPLED = Sampling(temperature=1.2, seed=7)

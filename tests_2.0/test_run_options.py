@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 
+import jsonschema
 import pytest
 from support.call import SCHEMA, call
+from support.random_models import random_model
 from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
 pytest.importorskip("mlx.nn", reason="the stand-ins know few options")
 
-import jsonschema
-from support.random_models import random_model
 
 GREEDY = ("--temperature", "0", "--repetition-penalty", "1")
 
