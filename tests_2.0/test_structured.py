@@ -83,6 +83,21 @@ def test_a_model_that_says_it_anyway_is_not_disturbed(tmp_path, run):
 
 
 @pytest.mark.mlx_real
+@pytest.mark.parametrize("pieces", [['{"a"', ":1", ',"b":', "2", "}"], ['{"a"', ": 1", ", ", '"b": ', "2", "}"]])
+def test_json_may_be_compact_or_have_the_space_that_models_are_used_to(tmp_path, run, pieces):
+    answer = run(scripted_model(tmp_path / "model", pieces=pieces), "--json-schema", "{}")
+    assert (answer.data["response"], answer.data["parsed"]) == ("".join(pieces), {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize("text", ['{"a":  1}', '{ "a":1}', '{"a":1}\n', '{\n"a":1}', '{"a" :1}'])
+def test_no_other_whitespace_is_ever_asked_of_a_model(tmp_path, text):
+    grammar = Grammar.load(tiny_model(tmp_path / "model") / "tokenizer.json", 266, frozenset([1]))
+    mask = grammar.mask(Constraint.json_schema("{}"))
+    mask.advance(grammar.tokenized(text.encode()))
+    assert mask.failure is not None and not mask.complete
+
+
+@pytest.mark.mlx_real
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("schema", SCHEMAS, ids=["person", "numbers", "tree", "either"])
 def test_a_random_model_gives_values_of_the_schema(model, run, tmp_path, schema, seed):

@@ -23,11 +23,12 @@ _MAX_SOURCE_BYTES = 2**20
 # Each state of the lexer takes one or two kilobytes; the library's own limit would be half a gigabyte.
 _MAX_LEXER_STATES = 50_000
 
-# Compact, and nothing that the answer need not keep to. `lenient` would ignore what it cannot enforce.
+# Models write a space behind colons and commas, and think worse where they may not; more of it would never end.
+# `lenient` would ignore what it cannot enforce.
 _JSON_OPTIONS = {
     "whitespace_flexible": False,
-    "item_separator": ",",
-    "key_separator": ":",
+    "item_separator": ", ?",
+    "key_separator": ": ?",
     "coerce_one_of": False,
     "lenient": False,
 }
