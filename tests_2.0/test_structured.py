@@ -126,8 +126,8 @@ def test_a_hundred_answers_of_one_runner_are_all_values(model, runner_of):
 def test_patterns_and_choices(tmp_path, run, spm):
     path = tiny_model(tmp_path / "model", TinyOptions(spm=spm, context_length=2048))
     for seed in map(str, range(5)):
-        number = run(path, "--regex", r"^-?\d{2,4}( EUR)?$", "--seed", seed, *WILD)
-        assert re.fullmatch(r"-?\d{2,4}( EUR)?", number.data["parsed"])
+        number = run(path, "--regex", r"^-?[0-9]{2,4}( EUR)?$", "--seed", seed, *WILD)
+        assert re.fullmatch(r"-?[0-9]{2,4}( EUR)?", number.data["parsed"])
         assert number.data["parsed"] == number.data["response"]
         assert run(path, "--choices", " yes,no, it's not", "--seed", seed, *WILD).data["parsed"] in (
             " yes", "no", " it's not",
@@ -450,6 +450,7 @@ def test_logits_of_what_is_not_allowed_are_minus_infinity(bits, width, known, le
 
 
 @pytest.mark.mlx_real
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="mlx-lm for Python 3.9 takes no processors by row")
 def test_rows_of_a_batch_each_keep_to_their_own(model):
     import mlx.core as mx
 
@@ -473,7 +474,7 @@ def test_rows_of_a_batch_each_keep_to_their_own(model):
     )
     said, reasons = {row: [] for row in rows}, {}
     while len(reasons) < len(rows):
-        for answer in batch.next_generated():
+        for answer in batch.next()[1]:
             said[answer.uid].append(answer.token)
             if answer.finish_reason:
                 reasons[answer.uid] = answer.finish_reason
