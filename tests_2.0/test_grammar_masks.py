@@ -150,7 +150,9 @@ def test_any_schema_is_refused_or_kept(grammar, wanted, seed):
         jsonschema.Draft202012Validator(wanted).validate(value)
 
 
-@pytest.mark.parametrize("pattern", [r"^[0-9]{3}-[a-f]+$", "a|bc", "(?i)yes", "[^x]{2}", "é+🦊?", r"[\s\S]{1,3}", "/a/"])
+@pytest.mark.parametrize(
+    "pattern", [r"^[0-9]{3}-[a-f]+$", "a|bc", "(?i)yes", "[^x]{2}", "é+🦊?", r"[\s\S]{1,3}", "/a/"]
+)
 def test_a_regular_expression_holds_for_the_whole_answer(grammar, pattern):
     import re
 
