@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.random_models import APPENDING, CONFIGS, random_model
 
+from mlxk2.inspection.versions import installed_version
 from mlxk2.runner.request import CacheOptions, EngineOptions, GenerationRequest, Message, Sampling
 from mlxk2.runner.runner import MLXRunner
 
@@ -21,6 +22,8 @@ WORDS = ("What is the capital of France?", "And of Spain, please, with a reason?
 
 @pytest.fixture(scope="module")
 def model(request, tmp_path_factory):
+    if request.param == "llama4" and not installed_version("mlx-lm").startswith("0.32."):
+        pytest.skip("mlx-lm before 0.32 drops what it still needs of chunks shorter than 256 tokens")
     return random_model(tmp_path_factory.mktemp("models") / request.param, request.param)
 
 
@@ -140,6 +143,15 @@ def test_any_prompts_one_after_the_other_are_answered_as_if_alone(model):
 
 # --- what the cache is made of ------------------------------------------------------------------------------------
 
+
+def bytes_of(layers):
+    """What the arrays of all layers take."""
+    from mlx.utils import tree_flatten
+
+    arrays = (value for _, value in tree_flatten([layer.state for layer in layers]))
+    return sum(getattr(value, "nbytes", 0) for value in arrays)
+
+
 WIDE = {"head_dim": 32, "hidden_size": 128}
 
 
@@ -148,12 +160,12 @@ def test_a_quantized_cache_is_smaller_and_is_kept_too(tmp_path, bits):
     path = random_model(tmp_path / "m", "qwen3", config=WIDE)
     with MLXRunner(files_of(path), options=EngineOptions(cache=CacheOptions(kv_bits=bits))) as runner:
         answer = ask(runner, conversation(*WORDS[:3]))
-        sizes = [layer.nbytes for layer in runner._state.layers]
+        size = bytes_of(runner._state.layers)
         again = ask(runner, conversation(*WORDS[:3], "so", "what?"))
     with MLXRunner(files_of(path)) as plain:
         whole = ask(plain, conversation(*WORDS[:3]))
-        full = [layer.nbytes for layer in plain._state.layers]
-    assert sum(sizes) <= sum(full) * (bits + 2) / 32
+        full = bytes_of(plain._state.layers)
+    assert size <= full * (bits + 2) / 32
     assert again.usage.cached_tokens >= answer.usage.prompt_tokens - 20
     if bits == 8:
         assert answer.text[:2] == whole.text[:2]
@@ -163,4 +175,5 @@ def test_a_cache_of_fewer_positions_is_honoured_where_the_architecture_does(tmp_
     path = random_model(tmp_path / "m", "qwen3")
     with MLXRunner(files_of(path), options=EngineOptions(cache=CacheOptions(max_kv_size=32))) as runner:
         ask(runner, conversation(*WORDS[:3]), max_tokens=100)
-        assert all(layer.size() <= 32 for layer in runner._state.layers)
+        # Keys and values of two heads of eight float32 numbers.
+        assert bytes_of(runner._state.layers) <= 2 * 32 * 2 * 2 * 8 * 4

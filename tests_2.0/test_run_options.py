@@ -11,6 +11,8 @@ from support.call import SCHEMA, call
 from support.random_models import random_model
 from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
+from mlxk2.inspection.versions import installed_version
+
 pytest.importorskip("mlx.nn", reason="the stand-ins know few options")
 
 
@@ -150,6 +152,8 @@ LONG = "A long document. " * 20
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "mamba", "qwen3_next", "falcon_h1"])
 def test_a_prompt_cache_is_used_by_the_next_run(ask, tmp_path, kind):
+    if kind == "falcon_h1" and installed_version("mlx-lm").startswith("0.29."):
+        pytest.skip("mlx-lm 0.29 writes caches of several parts a layer as it cannot read them")
     model, file = random_model(tmp_path / kind, kind), tmp_path / "prompt.cache"
     flags = (*GREEDY, "--max-tokens", "6")
     plain = ask(model, *flags, prompt=LONG)
@@ -186,7 +190,7 @@ def test_a_prompt_cache_of_another_mlx_lm_or_a_damaged_one_is_a_miss(ask, tmp_pa
     flags = (*GREEDY, "--prompt-cache", str(file), "--max-tokens", "4")
     text = ask(model, *flags)["response"]
     raw = file.read_bytes()
-    start = raw.index(b'"0.mlx_lm":"') + len(b'"0.mlx_lm":"')
+    start = raw.index(b'.mlx_lm":"') + len(b'.mlx_lm":"')
     file.write_bytes(raw[:start] + b"9" + raw[start + 1 :])
     assert (ask(model, *flags)["usage"]["cached_tokens"], file.read_bytes() == raw) == (0, True)
     file.write_bytes(raw.replace(b"KVCache", b"BadName"))

@@ -20,7 +20,7 @@ from mlxk2.inspection.weights import weight_entries
 
 from .request import EngineOptions
 
-_KIND = "mlxk2 prompt cache 1"
+_KIND, _KIND_KEY = "mlxk2 prompt cache 1", ".kind"
 
 # Pieces of each weight file that go into a model's fingerprint: two models of one shape differ everywhere.
 _SAMPLES, _SAMPLE_BYTES = 16, 4096
@@ -70,9 +70,12 @@ def read_prompt_file(path: Path) -> PromptFile | None:
         if not path.is_file():
             raise ValueError("it is no file")
         metadata = read_header(str(path), path.stat().st_size).metadata
-        found = {key[2:]: str(value) for key, value in metadata.items() if key.startswith("0.")}
-        if found.get("kind") != _KIND:
+        # mlx-lm puts the metadata it is given under a number, which is not the same in all its versions.
+        own = next((key for key, value in metadata.items() if value == _KIND and key.endswith(_KIND_KEY)), None)
+        if own is None:
             raise ValueError("it was not written by --prompt-cache")
+        start = own[: -len(_KIND_KEY)] + "."
+        found = {key[len(start) :]: str(value) for key, value in metadata.items() if key.startswith(start)}
         ids = json.loads(found.pop("ids"))
         return PromptFile(found, tuple(int(number) for number in ids))
     except (HeaderError, OSError, ValueError, TypeError, KeyError) as problem:

@@ -121,7 +121,7 @@ def _appends(layer: Any) -> bool:
 
 def _can_be_cut(layer: Any) -> bool:
     # A chunked layer says that it can be, but what it dropped at its front does not come back.
-    return bool(layer.is_trimmable()) and getattr(layer, "start_position", 0) == 0
+    return bool(layer.is_trimmable()) and not hasattr(layer, "start_position")
 
 
 def _length(layers: Layers) -> int | None:
