@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest_runner import chat, raw
 from support.call import call
-from support.tiny_model import TinyOptions, scripted_model
+from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
 from mlxk2 import errors
 from mlxk2.inspection.context import context_length
-from mlxk2.runner.limits import MemoryDemand, check_memory, memory_limit_bytes, token_budget
+from mlxk2.operations.run import RunOptions, prepare
+from mlxk2.runner.limits import PREFILL_HEADROOM_BYTES, MemoryDemand, check_memory, memory_limit_bytes, token_budget
+from mlxk2.runner.request import CacheOptions, EngineOptions, Sampling
+from mlxk2.store.model_ref import WORKSPACE, ModelRef
 
 ENDLESS = ["and ", "so ", "on "]
 
@@ -112,3 +117,41 @@ def test_the_command_line_refuses_a_budget_of_nothing(tmp_path, isolated_cache):
     path = scripted_model(tmp_path / "m", "x")
     result = call("run", str(path), "q", "--max-tokens", "0", "--json", env=isolated_cache.env)
     assert (result.code, result.error["type"]) == (2, "CommandError")
+
+
+def planned(tmp_path, limit, **options):
+    """Plan a run of a tiny model whose KV cache takes 1 KiB a token, on a machine with `limit` bytes to spare."""
+    config = {"num_key_value_heads": 4, "head_dim": 8, "torch_dtype": "float32", "num_hidden_layers": 4}
+    path = tiny_model(tmp_path / "m", TinyOptions(context_length=10**6, config=config))
+    run_options = RunOptions("hi", None, Sampling(), **options)
+    return prepare(ModelRef("./m", path, None, WORKSPACE), run_options, memory_limit=limit)
+
+
+ROOM = PREFILL_HEADROOM_BYTES + 3 * 2**20
+
+
+def test_what_does_not_fit_is_refused_with_what_would(tmp_path):
+    with pytest.raises(errors.InsufficientMemory) as caught:
+        planned(tmp_path, ROOM, max_tokens=4000)
+    hint = caught.value.hint
+    fitting = int(re.search(r"(\d+) tokens fit", hint)[1])
+    assert 2000 < fitting < 4000
+    assert "--kv-bits 8 fits" in hint and "--force" in hint
+    planned(tmp_path, ROOM, max_tokens=fitting)
+    planned(tmp_path, ROOM, max_tokens=4000, engine=EngineOptions(cache=CacheOptions(kv_bits=8)))
+    planned(tmp_path, ROOM, max_tokens=4000, engine=EngineOptions(cache=CacheOptions(max_kv_size=1000)))
+    planned(tmp_path, ROOM, max_tokens=4000, force=True)
+
+
+def test_weights_that_do_not_fit_leave_no_way_but_another_model(tmp_path):
+    with pytest.raises(errors.InsufficientMemory) as caught:
+        planned(tmp_path, 1000, max_tokens=10)
+    assert "smaller or more quantized model" in caught.value.hint
+    assert "--kv-bits" not in caught.value.hint and "--max-tokens" not in caught.value.hint
+
+
+def test_a_draft_model_needs_memory_too(tmp_path):
+    draft = ModelRef("./d", tiny_model(tmp_path / "d", TinyOptions(context_length=10**6)), None, WORKSPACE)
+    alone, beside = planned(tmp_path, None), planned(tmp_path, None, draft=draft)
+    assert beside.memory.demand(100).weights_bytes > alone.memory.demand(100).weights_bytes
+    assert beside.memory.demand(100).kv_bytes > alone.memory.demand(100).kv_bytes
