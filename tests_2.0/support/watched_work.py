@@ -12,6 +12,7 @@ from mlxk2.errors import InsufficientMemory
 from mlxk2.events import Delta, Event
 from mlxk2.runner.watchdog import Pulse
 
+
 def say(words: tuple[str, ...], pulse: Pulse) -> Generator[Event, None, str]:
     """Say all words and return the last one."""
     for word in words:
