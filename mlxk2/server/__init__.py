@@ -1,0 +1,1 @@
+"""SPEAKS HTTP: an OpenAI-compatible server in front of an engine process."""
