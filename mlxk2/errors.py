@@ -214,7 +214,7 @@ class InsufficientSpace(MlxkError):
 
 
 class OutputFailed(MlxkError):
-    """The answer could not be written to where it should go."""
+    """The answer could not be written to where it should go; `file` names a file of the user's that it was."""
 
     type = "output_failed"
 

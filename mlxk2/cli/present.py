@@ -154,7 +154,9 @@ def show_error(error: MlxkError, line: CommandLine, settings: Settings, io: Io) 
     if settings.is_silent_rank:
         return _tell_as_peer(error, settings, io)
     try:
-        if (line.json or line.stream_json) and not isinstance(error, OutputFailed):
+        # Where an answer could not be written, no other can; a file that could not is told of as any error.
+        is_unheard = isinstance(error, OutputFailed) and "file" not in error.extra
+        if (line.json or line.stream_json) and not is_unheard:
             write_json(io, envelope.failure(line.verb, error), one_line=line.stream_json)
         else:
             _tell(error, settings, io)

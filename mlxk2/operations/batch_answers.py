@@ -116,7 +116,11 @@ class AnswersFile:
         found = os.fstat(self._handle)
         is_ours = _locked(self._handle) and os.path.samestat(found, self._path.stat())
         if not is_ours or found.st_size != self._state.size_bytes:
-            raise OutputFailed(f"another process writes to {self._path}", hint="wait for it, or name another --output")
+            raise OutputFailed(
+                f"another process writes to {self._path}",
+                hint="wait for it, or name another --output",
+                file=str(self._path),
+            )
         self._size = self._state.size_bytes
 
     def _repair(self) -> None:
@@ -158,6 +162,7 @@ class AnswersFile:
         return OutputFailed(
             f"{self._path} cannot be written: {error.strerror or error}",
             hint="what was written is kept: the same command goes on from there",
+            file=str(self._path),
         )
 
 

@@ -140,9 +140,13 @@ class BatchRun(Generic[Key]):
         return _Pending(key, prompt, positions)
 
     def _has_room(self, pending: _Pending[Key]) -> bool:
-        # All rows are as wide as the widest.
-        widest = max(pending.positions, *(row.positions for row in self._rows.values()))
-        return len(self._rows) < self._room.rows(widest)
+        return len(self._rows) < self._rows_that_fit(pending.positions)
+
+    def _rows_that_fit(self, positions: int = 0) -> int:
+        """How many rows fit, one with `positions` among them: all take as much as the widest."""
+        widest = max(positions, *(row.positions for row in self._rows.values()))
+        kept = 0 if self._batch is None else self._batch.rows_kept
+        return self._room.rows(widest) - kept
 
     def _start(self, pending: _Pending[Key]) -> Iterator[Union[Done[Key], Warned]]:
         if self._batch is None and self._width > 1:
@@ -153,7 +157,7 @@ class BatchRun(Generic[Key]):
             return
         try:
             turn = Turn(pending.prompt)
-            row = self._batch.add(pending.prompt.ids, turn.decoding())
+            row, turn.cached_tokens = self._batch.add(pending.prompt.ids, turn.decoding())
         except _OF_ONE_REQUEST as error:
             yield Done(pending.key, error)
             return
@@ -191,8 +195,7 @@ class BatchRun(Generic[Key]):
         """Let the youngest rows wait where answers have become so long that not all of them fit any more."""
         if len(self._rows) < 2:
             return
-        kept = max(self._room.rows(max(row.positions for row in self._rows.values())), 1)
-        leaving = list(self._rows)[kept:]
+        leaving = list(self._rows)[max(self._rows_that_fit(), 1) :]
         batch.remove(leaving)
         for number in reversed(leaving):
             self._waiting.appendleft(self._rows.pop(number).pending)

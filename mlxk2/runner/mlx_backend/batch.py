@@ -17,6 +17,7 @@ from .engine import Engine, Step
 from .library import ENGINE_FAILURES, MlxLm, translated
 from .logprobs import likeliest
 from .sampling import Processor, Sampler, make_processors, make_sampler
+from .shared_prefix import SharedPrefix
 
 # Prompts are read in chunks between two steps of the others: so many side by side, so many ids of each.
 _PREFILL_ROWS = 8
@@ -29,6 +30,13 @@ _STEPS_BETWEEN_CLEARING = 32
 _LONG, _SHORT = 9, 4
 # Rounding, which the longer of the two shows, is allowed; `_CERTAINLY_WRONG` is more than any rounding does.
 _ROUNDING_FACTOR, _LEAST_ROUNDING, _CERTAINLY_WRONG = 20.0, 1e-4, 0.1
+
+
+class Joined(NamedTuple):
+    """A row that has joined, and how many ids of its prompt had been read already."""
+
+    row: int
+    cached_tokens: int
 
 
 class RowStep(NamedTuple):
@@ -47,31 +55,37 @@ class Batch:
 
     def __init__(self, engine: Engine, options: CacheOptions, width: int) -> None:
         self._engine = engine
-        self._options = options
+        self._shared: Any = SharedPrefix(engine, options)
         # Rows are sampled in one call where they share this one object.
         self._greedy = make_sampler(engine.mlx_lm, Sampling(temperature=0), 0)
         self._generator: Any = _make_generator(engine, width)
         self._logprobs_wanted: dict[int, int] = {}
         self._steps = 0
 
-    def add(self, prompt_ids: Sequence[int], decoding: Decoding) -> int:
-        """Let a sequence join; return the number of its row.
+    @property
+    def rows_kept(self) -> int:
+        """How many rows' memory is used for what the prompts begin with alike."""
+        return 1 if len(self._shared) else 0
+
+    def add(self, prompt_ids: Sequence[int], decoding: Decoding) -> Joined:
+        """Let a sequence join. What it has in common with the one before is read once.
 
         Shape: `prompt_ids`: (T,), each in [0, vocab_size).
-        Raises: IncompatibleModel.
+        Raises: IncompatibleModel, GenerationFailed.
         """
         self._engine.check_ids(prompt_ids)
-        layers = empty_layers(self._engine.model, self._engine.mlx_lm, self._options)
+        read, layers = self._shared.split(prompt_ids)
         (row,) = self._generator.insert(
-            [list(prompt_ids)],
+            [list(prompt_ids[len(read) :])],
             max_tokens=[decoding.max_tokens],
             caches=[layers],
+            all_tokens=[read],
             samplers=[self._sampler(decoding)],
             logits_processors=[self._processors(decoding)],
         )
         if decoding.top_logprobs is not None:
             self._logprobs_wanted[row] = decoding.top_logprobs
-        return int(row)
+        return Joined(int(row), len(read))
 
     def remove(self, rows: Iterable[int]) -> None:
         """Let rows leave; those that have left already are no error."""
@@ -95,7 +109,7 @@ class Batch:
 
     def close(self) -> None:
         """Let go of every row's memory; the batch is of no use afterwards."""
-        self._generator = None
+        self._generator = self._shared = None
         settle()
 
     def _step(self, response: Any) -> Step:
@@ -128,7 +142,7 @@ def batch_obstacle(engine: Engine, options: CacheOptions, prompt_ids: Sequence[i
     if not hasattr(getattr(engine.mlx_lm.generate, "BatchGenerator", None), "insert_segments"):
         return "this mlx-lm has no continuous batching"
     layers = empty_layers(engine.model, engine.mlx_lm, options)
-    single = sorted({type(layer).__name__ for layer in layers if not hasattr(layer, "merge")})
+    single = sorted({type(layer).__name__ for layer in layers if not _merges(layer)})
     if single:
         return f"its {', '.join(single)} is of one sequence only"
     try:
@@ -136,6 +150,12 @@ def batch_obstacle(engine: Engine, options: CacheOptions, prompt_ids: Sequence[i
     except ENGINE_FAILURES as error:
         return f"mlx-lm cannot batch this architecture ({type(error).__name__})"
     return None if is_right else "mlx-lm's batches are wrong for this architecture"
+
+
+def _merges(layer: Any) -> bool:
+    """Whether the layers of several sequences can be one; where the oldest positions are kept for ever, they cannot."""
+    parts = getattr(layer, "caches", None) or (layer,)
+    return all(hasattr(part, "merge") and not getattr(part, "keep", 0) for part in parts)
 
 
 def _pads_well(engine: Engine, options: CacheOptions, prompt_ids: Sequence[int]) -> bool:

@@ -53,7 +53,7 @@ def save_state(mlx_lm: MlxLm, path: Path, state: KVState, owner: Mapping[str, st
         mlx_lm.caches.save_prompt_cache(str(partial), state.layers, metadata)
         os.replace(partial, path)
     except ENGINE_FAILURES as error:
-        raise errors.OutputFailed(f"the prompt cache {path} could not be written: {error}") from error
+        raise errors.OutputFailed(f"the prompt cache {path} could not be written: {error}", file=str(path)) from error
     finally:
         with suppress(OSError):
             partial.unlink()
