@@ -185,6 +185,60 @@ class PeerLost(MlxkError):
     retryable = True
 
 
+class EngineLost(MlxkError):
+    """The process that computes the answers has crashed, or hung and was ended; it is started again."""
+
+    type = "engine_lost"
+    http_status = 503
+    retryable = True
+
+
+class QueueFull(MlxkError):
+    """The server has as many requests as it takes; `retry_after_s` says when to come back."""
+
+    type = "queue_full"
+    http_status = 429
+    retryable = True
+
+
+class WaitedTooLong(MlxkError):
+    """The request's turn did not come in time; `retry_after_s` says when to come back."""
+
+    type = "waited_too_long"
+    http_status = 503
+    retryable = True
+
+
+class RequestTimedOut(MlxkError):
+    """The answer took longer than the server lets one take."""
+
+    type = "request_timed_out"
+    http_status = 504
+    retryable = True
+
+
+class ServerStopping(MlxkError):
+    """The server is ending, and takes or finishes no more requests."""
+
+    type = "server_stopping"
+    http_status = 503
+    retryable = True
+
+
+class AddressInUse(MlxkError):
+    """The server cannot listen there: another program does, or the address is not of this machine."""
+
+    type = "address_in_use"
+    http_status = 409
+
+
+class ServerUnreachable(MlxkError):
+    """No server answers at that address, or it is none of ours."""
+
+    type = "server_unreachable"
+    http_status = 502
+
+
 class InvalidSource(MlxkError):
     """The source of a conversion is damaged or is not what its name says."""
 

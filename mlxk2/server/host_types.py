@@ -1,0 +1,79 @@
+"""What the HTTP side knows of the host: how it is set up, how it is, and what can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Callable, Protocol
+
+from mlxk2.server.protocol import Command, EngineSpec, Ready, RequestEvent, Status
+
+# What a host is doing; "none": no model is loaded, and none is on its way.
+NONE, LOADING, READY, RESTARTING, FAILED, STOPPING = "none", "loading", "ready", "restarting", "failed", "stopping"
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """How many requests, and how much patience. Units: seconds; None: without end.
+
+    `queue_timeout_s` is the time until a request's turn, the loading of its model included; `request_timeout_s` that until
+    its last event. `most_deaths`: so many engines in a row may die without an answer before the host gives up.
+    """
+
+    default_model: str | None = None
+    max_concurrency: int = 32
+    max_queue: int = 256
+    queue_timeout_s: float | None = 300.0
+    request_timeout_s: float | None = None
+    idle_timeout_s: float | None = None
+    load_timeout_s: float = 1800.0
+    hang_timeout_s: float = 120.0
+    first_delay_s: float = 0.1
+    longest_delay_s: float = 30.0
+    most_deaths: int = 5
+    end_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class HostSnapshot:
+    """How the host is. Times are seconds since 1970; `problem` says why there is no engine, where that is not as it should be.
+
+    `running` requests were handed to the engine, `waiting` ones were not; `restarts` counts engines that were lost.
+    """
+
+    state: str
+    model: str | None
+    ready: Ready | None
+    status: Status | None
+    pid: int | None
+    running: int
+    waiting: int
+    max_concurrency: int
+    max_queue: int
+    restarts: int
+    problem: str | None
+    started_at: float
+    loaded_at: float | None
+
+
+class HostLike(Protocol):
+    """What the HTTP side asks of a host."""
+
+    def submit(self, model: str | None, make: Callable[[str], Command]) -> AsyncIterator[RequestEvent]:
+        """Yield the events of a request; see ModelHost."""
+        ...
+
+    async def load(self, model: str) -> None:
+        """Return when the model is loaded."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Return when the model is not loaded any more."""
+        ...
+
+    def snapshot(self) -> HostSnapshot:
+        """Say how the host is."""
+        ...
+
+
+Resolve = Callable[[str], EngineSpec]
