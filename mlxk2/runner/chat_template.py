@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from mlxk2 import errors
 
-from .request import Message
+from .request import Message, ToolCall
 
 # Older ones have known ways out of the sandbox.
 _OLDEST_JINJA = (3, 1, 6)
@@ -37,7 +39,7 @@ def render(template: str, messages: tuple[Message, ...], variables: Mapping[str,
     Source: the chat template conventions of transformers (`apply_chat_template`).
     """
     jinja = _sandbox_module()
-    chat = [{"role": message.role, "content": message.content} for message in messages]
+    chat = [as_template_sees(message) for message in messages]
     try:
         sandbox, compiled = _compiled(template)
         sandbox.start()
@@ -48,6 +50,29 @@ def render(template: str, messages: tuple[Message, ...], variables: Mapping[str,
     except _TEMPLATE_FAILURES as error:
         raise _failure(f"{type(error).__name__}: {error}", messages) from error
     return str(text)
+
+
+def as_template_sees(message: Message) -> dict[str, Any]:
+    """Return a message in the form that chat templates know; what is not given is not there."""
+    seen: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        seen["tool_calls"] = [_call_as_template_sees(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        seen["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        seen["name"] = message.name
+    if message.reasoning is not None:
+        # Under both names that templates use.
+        seen["reasoning_content"] = seen["thinking"] = message.reasoning
+    return seen
+
+
+def _call_as_template_sees(call: ToolCall) -> dict[str, Any]:
+    """Templates write the arguments out themselves, from the object; text that is none they take as it is."""
+    arguments: Any = call.arguments
+    with suppress(ValueError, RecursionError):
+        arguments = json.loads(call.arguments)
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
 def _failure(reason: str, messages: tuple[Message, ...]) -> errors.GenerationFailed:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from mlxk2.errors import GenerationFailed
 
-from . import chat_template
+from . import chat_template, fill_in
 from .model_text import ModelText
 from .reasoning import is_reasoning_vocabulary
-from .request import GenerationRequest, Message
+from .request import NONE, GenerationRequest, Message
 from .tokenizer import TextTokenizer
+
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
 
 class Renderer(Protocol):
     """Writes a conversation as the text that the model reads."""
 
-    def __call__(self, messages: tuple[Message, ...], *, opens_answer: bool = True) -> str:
-        """Return the text, up to where the answer begins; without `opens_answer` up to the last message's end."""
+    def __call__(
+        self,
+        messages: tuple[Message, ...],
+        *,
+        opens_answer: bool = True,
+        variables: Mapping[str, Any] = NO_VARIABLES,
+    ) -> str:
+        """Return the text, up to where the answer begins; without `opens_answer` up to the last message's end.
+
+        `variables` are those of this request: its tools, and what its sender sets.
+        """
 
 
 class Prompt(NamedTuple):
@@ -36,19 +49,33 @@ def make_prompt(
     like raw text. Rendered text brings its own special tokens; raw text gets those that the tokenizer adds.
     """
     if request.messages is not None and renderer is not None:
-        rendered = _rendered(renderer, request.messages)
+        rendered = _rendered(renderer, request.messages, variables_of(request))
         return Prompt(rendered, tokenizer.encode(rendered, add_special_tokens=False))
+    if request.prompt_ids is not None:
+        # What they look like matters to nobody.
+        return Prompt("", request.prompt_ids)
+    if request.suffix is not None:
+        marks = fill_in.find_marks(tokenizer)
+        ids = fill_in.arranged(marks, request.prompt or "", request.suffix, tokenizer)
+        return Prompt(request.prompt or "", (*_raw_ids("", text, tokenizer)[:1], *ids))
     raw = (request.prompt if request.messages is None else plain_text(request.messages)) or ""
     return Prompt(raw, _raw_ids(raw, text, tokenizer))
 
 
-def lasting_tokens(prompt: Prompt, messages: tuple[Message, ...], tokenizer: TextTokenizer, renderer: Renderer) -> int:
+def variables_of(request: GenerationRequest) -> Mapping[str, Any]:
+    """Return what the chat template gets to know of a request besides its messages."""
+    if not request.tools or request.tool_choice == NONE:
+        return request.template_variables
+    return {**request.template_variables, "tools": [dict(tool) for tool in request.tools]}
+
+
+def lasting_tokens(prompt: Prompt, request: GenerationRequest, tokenizer: TextTokenizer, renderer: Renderer) -> int:
     """Return how many ids at the beginning of `prompt` every later turn of this conversation begins with.
 
     What opens the answer may be written differently once the answer is history, as templates do that drop reasoning.
     """
     try:
-        history = renderer(messages, opens_answer=False)
+        history = renderer(request.messages or (), opens_answer=False, variables=variables_of(request))
     except GenerationFailed:
         return 0
     if not prompt.text.startswith(history):
@@ -59,9 +86,9 @@ def lasting_tokens(prompt: Prompt, messages: tuple[Message, ...], tokenizer: Tex
     return kept if kept > 0 and prompt.ids[kept:] == opening else 0
 
 
-def _rendered(renderer: Renderer, messages: tuple[Message, ...]) -> str:
+def _rendered(renderer: Renderer, messages: tuple[Message, ...], variables: Mapping[str, Any]) -> str:
     """Render the messages; what the template makes of them is its own fault, not the user's. Raises: GenerationFailed."""
-    text = renderer(messages)
+    text = renderer(messages, variables=variables)
     if not text.strip() or (_has_surrogates(text) and not any(_has_surrogates(m.content) for m in messages)):
         raise GenerationFailed(
             "the model's chat template makes no text of this prompt",
@@ -84,10 +111,12 @@ def template_renderer(text: ModelText, tokenizer: TextTokenizer) -> Renderer | N
     template = text.chat_template
     if template is None:
         return None
-    variables = {**text.special_tokens, "enable_thinking": thinks(tokenizer)}
+    known = {**text.special_tokens, "enable_thinking": thinks(tokenizer)}
 
-    def render(messages: tuple[Message, ...], *, opens_answer: bool = True) -> str:
-        return chat_template.render(template, messages, {**variables, "add_generation_prompt": opens_answer})
+    def render(
+        messages: tuple[Message, ...], *, opens_answer: bool = True, variables: Mapping[str, Any] = NO_VARIABLES
+    ) -> str:
+        return chat_template.render(template, messages, {**known, **variables, "add_generation_prompt": opens_answer})
 
     return render
 

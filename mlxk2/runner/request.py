@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxk2 import errors
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 GREEDY_BELOW = 1e-4
 
 _LARGEST_SEED = 2**64 - 1
-_NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
 # What OpenAI's API allows, in numbers and in range.
 MOST_LOGPROBS = 20
@@ -30,12 +28,36 @@ _SMALLEST_KV_SIZE = 16
 _MOST_DRAFT_TOKENS = 64
 
 
+# Whether the model may call a tool; every other value names the one function that it must call.
+AUTO, NONE, REQUIRED = "auto", "none", "required"
+
+# What a template gets from elsewhere.
+_RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt"})
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model made in an earlier turn; `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation; `role` is "system", "user" or "assistant"."""
+    """One turn of a conversation; `role` is "system", "user", "assistant" or "tool".
+
+    `tool_calls` and `reasoning` are an assistant's; `tool_call_id` says which call a tool's message answers, and
+    `name` who speaks.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +78,7 @@ class Sampling:
     repetition_penalty: float = 1.1
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=lambda: _NO_BIAS)
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -88,7 +110,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One generation: `messages` go through the chat template, `prompt` goes in as it is; exactly one of them is given.
+    """One generation: `messages` go through the chat template, `prompt` goes in as it is, or its ids as `prompt_ids`.
+
+    Exactly one of the three is given. With `suffix` the answer is what belongs between `prompt` and `suffix`.
+    `tools` are functions as OpenAI's API describes them, `tool_choice` is "auto", "none", "required" or the name of the
+    function to call; `template_variables` go to the chat template.
 
     `max_tokens` None means what is left of the context. `stop` strings end the answer and are not part of it.
     `constraint` is what the answer must be; `top_logprobs` asks for the log probability of each token and of so many
@@ -104,10 +130,46 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     top_logprobs: int | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str = AUTO
+    prompt_ids: tuple[int, ...] | None = None
+    suffix: str | None = None
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.messages is None) == (self.prompt is None):
+        given = [part for part in (self.messages, self.prompt, self.prompt_ids) if part is not None]
+        if len(given) != 1:
             raise errors.UsageError("a generation needs either messages or a prompt")
+        if self.prompt_ids is not None and not all(_is_int(token) and token >= 0 for token in self.prompt_ids):
+            raise errors.UsageError("prompt: token ids are numbers from 0 on")
+        if self.suffix is not None and self.prompt is None:
+            raise errors.UsageError("suffix needs a prompt that is text")
+        self._check_limits()
+        self._check_tools()
+        reserved = sorted(_RESERVED_VARIABLES.intersection(self.template_variables))
+        if reserved or not all(isinstance(name, str) for name in self.template_variables):
+            raise errors.UsageError(f"the chat template's variables cannot be set: {', '.join(reserved) or 'no names'}")
+
+    @property
+    def function_names(self) -> tuple[str, ...]:
+        """The names of the functions in `tools`."""
+        return tuple(tool["function"]["name"] for tool in self.tools)
+
+    def _check_tools(self) -> None:
+        if not all(_is_function(tool) for tool in self.tools):
+            raise errors.UsageError('tools: each must be {"type": "function", "function": {"name": ...}}')
+        if self.tools and self.messages is None:
+            raise errors.UsageError("tools need messages")
+        if self.tool_choice in (AUTO, NONE):
+            return
+        if not self.tools:
+            raise errors.UsageError("tool_choice needs tools")
+        if self.tool_choice != REQUIRED and self.tool_choice not in self.function_names:
+            raise errors.UsageError(f"tool_choice: there is no tool named {self.tool_choice!r}")
+        if self.constraint is not None:
+            raise errors.UsageError("tool_choice cannot be combined with a form that the answer must have")
+
+    def _check_limits(self) -> None:
         if self.max_tokens is not None and not (_is_int(self.max_tokens) and self.max_tokens >= 1):
             raise errors.UsageError(f"--max-tokens must be at least 1, not {self.max_tokens}")
         if not all(isinstance(text, str) and text for text in self.stop):
@@ -166,7 +228,10 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What the engine needs to know to continue a prompt. `mask` is of this one answer and remembers it."""
+    """What the engine needs to know to continue a prompt. `mask` is of this one answer and remembers it.
+
+    `said`: how many ids at the end of the prompt are a part of the answer, where one goes on that was interrupted.
+    """
 
     sampling: Sampling
     max_tokens: int
@@ -175,12 +240,19 @@ class Decoding:
     mask: TokenMask | None = None
     top_logprobs: int | None = None
     draft_tokens: int = 3
+    said: int = 0
 
 
 def _check_range(flag: str, value: float, low: float, high: float) -> None:
     # Written so that NaN fails too.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise errors.UsageError(f"{flag} must be between {low:g} and {high:g}, not {value}")
+
+
+def _is_function(tool: object) -> bool:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return isinstance(name, str) and bool(name)
 
 
 def _is_int(value: object) -> bool:

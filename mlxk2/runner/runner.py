@@ -22,7 +22,7 @@ from .prompt_file import PromptFile, owner_of, read_prompt_file
 from .request import EngineOptions, GenerationRequest
 from .speech import SpeechLoader, backend
 from .turn import Turn
-from .vocabulary import check_bias, check_ids, vocabulary_size
+from .vocabulary import check_bias, check_given_ids, check_ids, vocabulary_size
 
 if TYPE_CHECKING:
     from .mlx_backend import Engine, KVState
@@ -106,6 +106,7 @@ class MLXRunner:
         speech = self._speech.load(request)
         vocab_size = self._vocab_size(speech.tokenizer.size)
         prompt = speech.prompt(request)
+        check_given_ids(request.prompt_ids or (), vocab_size)
         check_ids(prompt.ids, vocab_size)
         check_bias(request.sampling.logit_bias, vocab_size)
         stop_ids = speech.stop_ids(request, self._config, vocab_size)

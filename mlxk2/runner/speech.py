@@ -12,8 +12,10 @@ from mlxk2 import errors
 from mlxk2.inspection.files import ModelFiles
 
 from . import fast_start as stand_ins
+from .chat_template import as_template_sees
+from .fill_in import enders
 from .model_text import ModelText
-from .prompt import Prompt, Renderer, lasting_tokens, make_prompt, template_renderer, thinks
+from .prompt import NO_VARIABLES, Prompt, Renderer, lasting_tokens, make_prompt, template_renderer, thinks
 from .reasoning import ReasoningFormat, reasoning_format
 from .request import GenerationRequest, Message
 from .stop import stop_token_ids
@@ -44,11 +46,12 @@ class Speech:
         """Return with how many ids of `prompt` the next turn will begin too; all of them where there are no turns."""
         if request.messages is None or self.renderer is None:
             return len(prompt.ids)
-        return lasting_tokens(prompt, request.messages, self.tokenizer, self.renderer)
+        return lasting_tokens(prompt, request, self.tokenizer, self.renderer)
 
     def stop_ids(self, request: GenerationRequest, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
         """Return every id that ends the answer."""
-        return stop_token_ids(self.text, config, self.tokenizer, vocab_size, chat=self.is_chat(request))
+        found = stop_token_ids(self.text, config, self.tokenizer, vocab_size, chat=self.is_chat(request))
+        return found if request.suffix is None else found | enders(self.tokenizer)
 
     def reasoning(self, request: GenerationRequest) -> ReasoningFormat | None:
         """Return how this model marks its reasoning; None where it does not, and for raw text."""
@@ -129,10 +132,11 @@ class SpeechLoader:
             return tokenizer, template_renderer(self._text, tokenizer)
         thinking = thinks(tokenizer)
 
-        def by_code(messages: tuple[Message, ...], *, opens_answer: bool = True) -> str:
-            chat = [{"role": message.role, "content": message.content} for message in messages]
-            text = backend().render_by_code(wrapper, chat, thinking=thinking, add_generation_prompt=opens_answer)
-            return str(text)
+        def by_code(
+            messages: tuple[Message, ...], *, opens_answer: bool = True, variables: Mapping[str, Any] = NO_VARIABLES
+        ) -> str:
+            options = {"enable_thinking": thinking, **variables, "add_generation_prompt": opens_answer}
+            return str(backend().render_by_code(wrapper, list(map(as_template_sees, messages)), options))
 
         return tokenizer, by_code
 

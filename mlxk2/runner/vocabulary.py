@@ -31,6 +31,15 @@ def check_ids(ids: Sequence[int], vocab_size: int) -> None:
         )
 
 
+def check_given_ids(ids: Sequence[int], vocab_size: int) -> None:
+    """Do nothing when every id that a user gave is in range. Raises: UsageError."""
+    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise errors.UsageError(
+            f"prompt: the model has no token {wrong}", hint=f"its ids go from 0 to {vocab_size - 1}"
+        )
+
+
 def check_bias(bias: Mapping[int, float], vocab_size: int) -> None:
     """Do nothing when every biased token exists. Raises: UsageError."""
     wrong = next((token for token in bias if token >= vocab_size), None)

@@ -69,13 +69,10 @@ def load_tokenizer(model_dir: Path) -> Any:
         return mlx_lm.utils.load_tokenizer(model_dir, tokenizer_config_extra={"trust_remote_code": False})
 
 
-def render_by_code(
-    tokenizer: Any, chat: list[dict[str, str]], *, thinking: bool, add_generation_prompt: bool = True
-) -> str:
+def render_by_code(tokenizer: Any, chat: list[dict[str, Any]], options: dict[str, Any]) -> str:
     """Return the conversation as text, by mlx-lm's own code for templates that are no text.
 
     Raises: GenerationFailed with the library's words.
     """
-    options = {"add_generation_prompt": add_generation_prompt, "enable_thinking": thinking}
     with translated("the model's chat template failed", errors.GenerationFailed):
         return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
