@@ -1,0 +1,187 @@
+"""An engine process as the event loop sees it: commands go in, events come out, and its end is told. Nothing here waits.
+
+Three threads wait instead: one reads events, one writes commands, one reads what the engine prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import IO, Any, Callable, Protocol
+
+from mlxk2.server.protocol import Command, EngineSpec, Stop
+
+ENGINE = "mlxk2.server.engine:run_engine"
+LOG = logging.getLogger("mlxk2.server.engine")
+
+# In the child: find the same modules, then do the work.
+_BOOT = """import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from mlxk2.server.engine_boot import be_engine
+be_engine(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+"""
+
+# Bundles of events that the loop may be behind; an engine that says more has to wait.
+_MOST_UNREAD = 64
+# Seconds between the end of what an engine says and its own end.
+_GRACE_S = 2.0
+_LONGEST_LINE = 2000
+# What reading a message that is none may raise.
+_GARBAGE = (pickle.UnpicklingError, AttributeError, ImportError, LookupError, ValueError, TypeError, MemoryError)
+
+
+class Listener(Protocol):
+    """Who hears of an engine; called in the event loop's thread."""
+
+    def heard(self, events: Any) -> None:
+        """Take what the engine said: a tuple of events, if it is sound."""
+        ...
+
+    def ended(self, how: str) -> None:
+        """Take note that the process is gone; nothing follows."""
+        ...
+
+
+class EngineHandle(Protocol):
+    """What can be done to an engine."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def send(self, command: Command) -> None:
+        """Hand over a command, at once."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+
+StartEngine = Callable[[EngineSpec, Listener], EngineHandle]
+
+
+class EngineProcess:
+    """A process of its own session, so that Ctrl-C on a terminal does not reach it. Made in the event loop's thread."""
+
+    def __init__(self, spec: EngineSpec, listener: Listener, target: str = ENGINE) -> None:
+        self._listener, self._loop = listener, asyncio.get_running_loop()
+        self._unread = threading.Semaphore(_MOST_UNREAD)
+        self._to_send: SimpleQueue[bytes | None] = SimpleQueue()
+        self._to_send.put(pickle.dumps(spec))
+        self._process, self._commands, self._events = _spawn(target)
+        for work in (self._write, self._read, self._log):
+            threading.Thread(target=work, name=f"engine-{work.__name__.strip('_')}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        """Hand over a command, at once."""
+        self._to_send.put(pickle.dumps(command))
+
+    def stop(self) -> None:
+        """Ask it to end; no command may follow."""
+        self.send(Stop())
+        self._to_send.put(None)
+
+    def kill(self) -> None:
+        """End it, whatever it is doing."""
+        self._process.kill()
+
+    def _write(self) -> None:
+        # An engine that has gone, or is on its way out, is the reader's to tell.
+        with suppress(OSError), self._commands as line:
+            for message in iter(self._to_send.get, None):
+                line.send_bytes(message)
+
+    def _read(self) -> None:
+        how = None
+        try:
+            while True:
+                events = self._events.recv()
+                self._unread.acquire()
+                self._call(self._deliver, events)
+        except (EOFError, OSError):
+            pass
+        except _GARBAGE as garbage:
+            how = f"said what cannot be understood ({type(garbage).__name__})"
+            self.kill()
+        finally:
+            self._events.close()
+            end = self._wait()
+            self._call(self._listener.ended, how or end)
+
+    def _wait(self) -> str:
+        try:
+            code = self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._to_send.put(None)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
+
+    def _deliver(self, events: Any) -> None:
+        self._unread.release()
+        self._listener.heard(events)
+
+    def _call(self, work: Callable[[Any], None], argument: Any) -> None:
+        # A loop that is closed has nobody left to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(work, argument)
+
+    def _log(self) -> None:
+        output: IO[bytes] | None = self._process.stdout
+        assert output is not None
+        with output:
+            for line in iter(lambda: output.readline(_LONGEST_LINE), b""):
+                text = line.decode("utf-8", "replace").rstrip()
+                if text:
+                    LOG.warning("engine %d: %s", self._process.pid, text)
+
+
+def _spawn(target: str) -> tuple[subprocess.Popen[bytes], Connection, Connection]:
+    """Start a process; give it and our ends of its lines."""
+    orders, our_orders = os.pipe()
+    our_events, events = os.pipe()
+    command = [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(orders), str(events), target]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(orders, events),
+            start_new_session=True,
+        )
+    except OSError:
+        os.close(our_orders)
+        os.close(our_events)
+        raise
+    finally:
+        os.close(orders)
+        os.close(events)
+    return process, Connection(our_orders, readable=False), Connection(our_events, writable=False)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

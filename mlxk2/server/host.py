@@ -1,0 +1,327 @@
+"""The engine as the HTTP side has it: requests wait for their model's turn, one model is loaded at a time.
+
+Turns go round: a request for the loaded model is handed over at once, unless one for another model waits already. Then
+the loaded model finishes what it was given, makes way, and everything that waits for the next model is handed over
+together. Everything happens in one event loop, and nothing here blocks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Callable, NamedTuple
+from uuid import uuid4
+
+from mlxk2.errors import MlxkError, ModelNotFound, QueueFull, RequestTimedOut, ServerStopping, WaitedTooLong
+from mlxk2.server.engine_keeper import EngineKeeper
+from mlxk2.server.engine_process import EngineProcess, StartEngine
+from mlxk2.server.host_types import FAILED, NONE, READY, STOPPING, HostSettings, HostSnapshot, Resolve
+from mlxk2.server.protocol import Command, EngineSpec, RequestEvent
+from mlxk2.server.ticket import Ticket
+
+# Seconds that a name stands for the same model without being looked up again.
+_NAME_LASTS_S = 2.0
+_MOST_NAMES = 64
+# Of the time to stop, the part that answers have to come to their own end.
+_PART_FOR_ANSWERS = 0.6
+_LONGEST_RETRY_S = 60
+
+
+class _Obituary(NamedTuple):
+    """What became of the last engine, where it did not end as asked to."""
+
+    spec: EngineSpec
+    state: str
+    problem: MlxkError
+    deaths: int
+
+
+class ModelHost:
+    """Requests in, events out; loads, switches, restarts and unloads models as the requests need it.
+
+    `resolve` finds the model of a name, in a thread; it raises ModelNotFound, AmbiguousMatch, ModelUnhealthy...
+    """
+
+    def __init__(self, resolve: Resolve, settings: HostSettings, *, start_engine: StartEngine = EngineProcess) -> None:
+        self._resolve, self._settings, self._start_engine = resolve, settings, start_engine
+        self._line: list[Ticket] = []
+        self._tickets: set[Ticket] = set()
+        self._asking = 0
+        self._names: dict[str, tuple[EngineSpec, float]] = {}
+        self._keeper: EngineKeeper | None = None
+        self._obituary: _Obituary | None = None
+        self._lost = 0
+        self._seconds_each = 1.0
+        self._started_at = time.time()
+        self._stopping = False
+        self._idle: asyncio.TimerHandle | None = None
+        self._turns: asyncio.Task[None] | None = None
+        self._changed: asyncio.Event | None = None
+
+    async def start(self) -> None:
+        """Begin to take requests; nothing is loaded yet. Does nothing the second time."""
+        if self._turns is None:
+            self._changed = asyncio.Event()
+            self._turns = asyncio.create_task(self._take_turns())
+
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        """Return within `timeout_s`, more or less: waiting requests fail, running ones may end, the engine ends."""
+        if self._turns is None or self._stopping:
+            return
+        self._stopping = True
+        end = time.monotonic() + timeout_s
+        for ticket in self._line:
+            ticket.fail(_stopping())
+        self._line.clear()
+        await self._drained(timeout_s * _PART_FOR_ANSWERS)
+        for ticket in self._tickets:
+            ticket.fail(_stopping())
+        self._turns.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._turns
+        self._rest()
+        if self._keeper is not None:
+            await self._keeper.end(max(end - time.monotonic(), 0.1))
+            self._keep_count(self._keeper)
+
+    async def submit(self, model: str | None, make: Callable[[str], Command]) -> AsyncGenerator[RequestEvent, None]:
+        """Yield the events of the command that `make` makes of an id; closing the iterator gives the request up.
+
+        `model` None means the default model, or the loaded one. A request that fails raises, it yields no Failed.
+
+        Raises: QueueFull, WaitedTooLong, RequestTimedOut, EngineLost, ServerStopping, what `resolve` raises, what the
+            engine says.
+        """
+        self._refuse_if_full()
+        spec = await self._find(model)
+        id = uuid4().hex
+        ticket = Ticket(id, spec, make(id))
+        with self._place_for(ticket):
+            event = await ticket.take()
+            while event is not None:
+                yield event
+                event = await ticket.take()
+
+    async def load(self, model: str) -> None:
+        """Return when the model is loaded, after its turn came. Raises as `submit` does."""
+        self._refuse_if_full()
+        await self._wait_for_turn(await self._find(model))
+
+    async def unload(self, model: str) -> None:
+        """Return when the model is not loaded any more; what runs on it ends first. Raises: what `resolve` raises."""
+        keeper = self._keeper
+        if keeper is None or keeper.spec.ref.name != model:
+            spec = await self._find(model)
+            keeper = self._keeper
+            if keeper is None or keeper.spec != spec:
+                return
+        await self._wait_for_turn(None)
+
+    def snapshot(self) -> HostSnapshot:
+        """Say how the host is."""
+        keeper, last = self._keeper, self._obituary
+        state = keeper.state if keeper is not None else last.state if last is not None else NONE
+        problem = keeper.problem if keeper is not None else last.problem if last is not None else None
+        return HostSnapshot(
+            state=STOPPING if self._stopping else state,
+            model=keeper.spec.ref.name if keeper is not None else None,
+            ready=keeper.ready if keeper is not None and keeper.state == READY else None,
+            status=keeper.status if keeper is not None else None,
+            pid=keeper.pid if keeper is not None else None,
+            running=len(keeper.running) if keeper is not None else 0,
+            waiting=len(self._line) + self._asking,
+            max_concurrency=self._settings.max_concurrency,
+            max_queue=self._settings.max_queue,
+            restarts=self._lost + (keeper.lost if keeper is not None else 0),
+            problem=None if problem is None else problem.message,
+            started_at=self._started_at,
+            loaded_at=keeper.loaded_at if keeper is not None else None,
+        )
+
+    # --- a request -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _place_for(self, ticket: Ticket) -> Iterator[None]:
+        """Stand in line; whatever ends this, the place is free again."""
+        began = time.monotonic()
+        limits = self._settings
+        self._join(ticket)
+        ticket.limit(limits.queue_timeout_s, self._too_late(), limits.request_timeout_s, self._too_long())
+        try:
+            yield
+            # Lately counts more than long ago.
+            self._seconds_each += (time.monotonic() - began - self._seconds_each) / 8
+        finally:
+            self._leave(ticket)
+
+    async def _wait_for_turn(self, spec: EngineSpec | None) -> None:
+        ticket = Ticket(uuid4().hex, spec)
+        with self._place_for(ticket):
+            await ticket.take()
+
+    def _join(self, ticket: Ticket) -> None:
+        if self._stopping or self._turns is None:
+            raise _stopping()
+        self._rest()
+        self._tickets.add(ticket)
+        self._line.append(ticket)
+        self._notice()
+
+    def _leave(self, ticket: Ticket) -> None:
+        ticket.close()
+        self._tickets.discard(ticket)
+        if ticket in self._line:
+            self._line.remove(ticket)
+        if self._keeper is not None:
+            self._keeper.cancel(ticket)
+        self._notice()
+
+    def _refuse_if_full(self) -> None:
+        """Raises: QueueFull, ServerStopping."""
+        if self._stopping:
+            raise _stopping()
+        running = len(self._keeper.running) if self._keeper is not None else 0
+        most = self._settings.max_concurrency + self._settings.max_queue
+        if running + len(self._line) + self._asking >= most:
+            raise QueueFull(
+                f"the server has {most} requests, and takes no more",
+                hint="try again later",
+                retry_after_s=self._retry(),
+            )
+
+    def _retry(self) -> int:
+        """Seconds after which a place may be free."""
+        return max(1, min(round(self._seconds_each), _LONGEST_RETRY_S))
+
+    def _too_late(self) -> WaitedTooLong:
+        limit = self._settings.queue_timeout_s
+        return WaitedTooLong(f"the request's turn did not come within {limit} s", retry_after_s=self._retry())
+
+    def _too_long(self) -> RequestTimedOut:
+        return RequestTimedOut(f"the answer was not complete after {self._settings.request_timeout_s} s")
+
+    async def _find(self, model: str | None) -> EngineSpec:
+        """Return what a name means. Raises: ModelNotFound, what `resolve` raises."""
+        name = model if model is not None else self._settings.default_model
+        if name is None:
+            if self._keeper is None:
+                raise ModelNotFound("no model is loaded, and the request names none", hint="GET /v1/models lists them")
+            return self._keeper.spec
+        known = self._names.get(name)
+        if known is not None and time.monotonic() < known[1]:
+            return known[0]
+        self._asking += 1
+        try:
+            spec = await asyncio.to_thread(self._resolve, name)
+        finally:
+            self._asking -= 1
+        if len(self._names) >= _MOST_NAMES:
+            self._names.clear()
+        self._names[name] = (spec, time.monotonic() + _NAME_LASTS_S)
+        return spec
+
+    # --- the turns -------------------------------------------------------------------------------------------------
+
+    def _notice(self) -> None:
+        """Let whoever waits for a change look again."""
+        if self._changed is not None:
+            self._changed.set()
+
+    async def _take_turns(self) -> None:
+        assert self._changed is not None
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._bury()
+            while self._line and await self._serve(self._line[0].spec):
+                self._bury()
+            if not self._line:
+                self._doze()
+
+    async def _serve(self, spec: EngineSpec | None) -> bool:
+        """Do the next thing for those who wait for `spec`; False where that must wait for a change."""
+        keeper = self._keeper
+        if keeper is None:
+            if spec is None:
+                self._obituary = None
+                self._admit(None, None)
+                return True
+            self._keeper = self._new_keeper(spec)
+            return False
+        if keeper.spec == spec:
+            if keeper.state == READY:
+                self._admit(spec, keeper)
+            return keeper.state == READY
+        if keeper.running:
+            return False
+        await keeper.end(self._settings.end_timeout_s)
+        self._keep_count(keeper)
+        return True
+
+    def _admit(self, spec: EngineSpec | None, keeper: EngineKeeper | None) -> None:
+        """Hand over everything that waits for this turn."""
+        mine = [ticket for ticket in self._line if ticket.spec == spec]
+        self._line = [ticket for ticket in self._line if ticket.spec != spec]
+        for ticket in mine:
+            if keeper is None or ticket.command is None:
+                ticket.finish()
+            else:
+                keeper.submit(ticket)
+
+    def _new_keeper(self, spec: EngineSpec) -> EngineKeeper:
+        """Start an engine; for a model that was given up there is one try."""
+        last, self._obituary = self._obituary, None
+        deaths = self._settings.most_deaths - 1 if last is not None and last[:2] == (spec, FAILED) else 0
+        return EngineKeeper(spec, self._settings, self._start_engine, self._notice, deaths)
+
+    def _bury(self) -> None:
+        """Where there will be no engine any more, tell those who wait for it."""
+        keeper = self._keeper
+        if keeper is None or not keeper.is_over:
+            return
+        problem = keeper.problem or ServerStopping("the engine was ended")
+        for ticket in self._line:
+            if ticket.spec == keeper.spec:
+                ticket.fail(problem)
+        self._line = [ticket for ticket in self._line if ticket.spec != keeper.spec]
+        self._obituary = _Obituary(keeper.spec, keeper.state, problem, keeper.deaths)
+        self._keep_count(keeper)
+
+    def _keep_count(self, keeper: EngineKeeper) -> None:
+        self._lost += keeper.lost
+        self._keeper = None
+
+    async def _drained(self, timeout_s: float) -> None:
+        """Return when nothing is running any more, or after `timeout_s`."""
+        assert self._changed is not None
+        end = time.monotonic() + timeout_s
+        while self._keeper is not None and self._keeper.running and time.monotonic() < end:
+            self._changed.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), end - time.monotonic())
+
+    # --- idleness --------------------------------------------------------------------------------------------------
+
+    def _doze(self) -> None:
+        """Unload the model later, unless somebody comes."""
+        self._rest()
+        keeper, limit = self._keeper, self._settings.idle_timeout_s
+        if limit is not None and keeper is not None and not keeper.running and not self._stopping:
+            self._idle = asyncio.get_running_loop().call_later(limit, self._unload_idle)
+
+    def _unload_idle(self) -> None:
+        self._idle = None
+        if self._keeper is not None and not self._keeper.running and not self._line:
+            self._join(Ticket(uuid4().hex, None))
+
+    def _rest(self) -> None:
+        """Take the unloading back."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+
+def _stopping() -> ServerStopping:
+    return ServerStopping("the server is stopping")
