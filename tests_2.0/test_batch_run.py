@@ -96,9 +96,8 @@ def test_stop_strings_end_each_answer_for_itself(scripted_batch):
     assert_same_as_single(scripted_batch, PROMPTS, "--stop", "l of Fr")
 
 
-def test_whole_characters_and_ends_as_in_a_single_run(scripted_batch):
-    assert scripted_batch("--batch-size", "5").code == 0
-    assert_same_as_single(scripted_batch, PROMPTS)
+def test_an_end_that_might_have_been_a_stop_string_is_said(scripted_batch):
+    assert scripted_batch("--batch-size", "5", "--stop", ". 🦊🦊").code == 0
     assert {answer["response"] for answer in scripted_batch.answers.values()} == {TEXT}
 
 
