@@ -5,31 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, Callable
+from typing import Any, Callable, get_args
 
 from mlxk2.errors import EngineLost, MlxkError
 from mlxk2.server.engine_process import EngineHandle, StartEngine
 from mlxk2.server.host_types import FAILED, LOADING, NONE, READY, RESTARTING, HostSettings
 from mlxk2.server.problems import error_of
-from mlxk2.server.protocol import (
-    Begun,
-    Cancel,
-    Counted,
-    Embedded,
-    EngineSpec,
-    Failed,
-    LoadFailed,
-    Over,
-    Piece,
-    Ready,
-    Status,
-    ToolPiece,
-)
+from mlxk2.server.protocol import Cancel, EngineSpec, LoadFailed, Ready, RequestEvent, Status
 from mlxk2.server.ticket import LAST, Ticket
 
 LOG = logging.getLogger("mlxk2.server")
 
-_OF_REQUESTS = (Begun, Piece, ToolPiece, Over, Failed, Embedded, Counted)
+_OF_REQUESTS = get_args(RequestEvent)
 # Seconds after which an engine that was ready counts as one that works, whether it was asked anything or not.
 _SETTLED_S = 60.0
 # Seconds that a killed process may take to be gone.
@@ -108,10 +95,10 @@ class EngineKeeper:
 
     def heard(self, events: Any) -> None:
         """Take what the engine said."""
-        if not isinstance(events, tuple):
-            events = (events,)
-        for event in events:
-            self._take(event)
+        for event in events if isinstance(events, tuple) else (events,):
+            # An engine that is being killed has nothing more to say.
+            if self._verdict is None:
+                self._take(event)
 
     def ended(self, how: str) -> None:
         """Take note that the process is gone, for whatever reason."""

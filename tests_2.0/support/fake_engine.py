@@ -139,11 +139,12 @@ class _Player:
             time.sleep(0.01)
 
     def say(self, id: str, said: int) -> list[Any]:
-        begun = [Begun(id, 3, 0)] if said == 0 else []
+        if said == 0:
+            self.events.send((Begun(id, 3, 0),))
         if self.part == "flood" and said == 0:
             for number in range(20_000):
                 self.events.send((Piece(id, "answer", str(number)),))
-        return [*begun, Piece(id, "answer", f"{said} ")]
+        return [Piece(id, "answer", f"{said} ")]
 
     def tell_status(self, active: dict[str, int]) -> None:
         self.events.send((Status(len(active), 0, self.steps, 0, 0, 0, 0, 0, 0),))
