@@ -14,7 +14,21 @@ from mlxk2.schema.invalid import JsonSchemaValueException
 Payload = dict[str, Any]
 
 # The commands that have an answer of their own in the schema; everything else answers as "none".
-COMMANDS = ("list", "show", "health", "pull", "rm", "version", "run", "convert", "clone", "push", "schema")
+COMMANDS = (
+    "list",
+    "show",
+    "health",
+    "pull",
+    "rm",
+    "version",
+    "run",
+    "convert",
+    "clone",
+    "push",
+    "serve",
+    "ps",
+    "schema",
+)
 
 
 class _Absent:

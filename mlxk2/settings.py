@@ -24,6 +24,7 @@ ENVIRONMENT: dict[str, str] = {
     "MLXK2_ENABLE_ALPHA_FEATURES": "anything but empty, `0`, `false`: the alpha commands `clone` and `push` exist",
     "MLXK2_STRICT_TEST_DELETE": "`1`: `rm` refuses unless the cache holds the test sentinel",
     "MLXK2_WORKSPACE_HOME": "folder whose children are workspaces, found by name",
+    "MLXK2_API_KEY": "a key that `serve` demands of its clients, and that `ps` shows to a server",
     "MLXK2_NO_FAST_START": "`1`: import mlx-lm with everything it depends on; slower, same tokens",
     "MLXK2_DEBUG": "tracebacks of unexpected errors on stderr",
     "MLXK2_PEER_TIMEOUT": "seconds that one step of a run over several machines may take before the others count as lost; default 60",
@@ -131,6 +132,7 @@ class Settings(NamedTuple):
     ranks: RankSettings | None = None
     state_home: Path | None = None
     can_edit_lines: bool = False
+    api_key: str | None = None
 
     @property
     def state_folder(self) -> Path:
@@ -168,6 +170,7 @@ class Settings(NamedTuple):
             ranks=RankSettings.from_env(environ),
             state_home=_absolute(environ.get("XDG_STATE_HOME")),
             can_edit_lines=environ.get("TERM", "dumb").lower() not in _TERMINALS_THAT_CANNOT_MOVE,
+            api_key=environ.get("MLXK2_API_KEY") or None,
         )
 
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None, io: Io | None = None) -> int:
 
 def _run(argv: list[str], io: Io) -> int:
     """Dispatch, and turn whatever is raised into words on the right stream and an exit code."""
-    line = CommandLine.split(argv)
+    line = _without_alias(CommandLine.split(argv))
     settings = Settings.from_env(io.environ)
     if settings.is_silent_rank:
         io = io._replace(stdout=StringIO())
@@ -71,6 +71,12 @@ def _dispatch(line: CommandLine, settings: Settings, io: Io) -> int:
         args = parse(verb, line)
     code: int = verb.load().run(args, Context(verb.name, args, settings, io))
     return code
+
+
+def _without_alias(line: CommandLine) -> CommandLine:
+    """Give a verb the name that answers carry."""
+    verb = BY_NAME.get(line.verb or "")
+    return line if verb is None else line._replace(verb=verb.name)
 
 
 def _verb(word: str, *, alpha: bool) -> Verb:

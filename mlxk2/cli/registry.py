@@ -10,7 +10,7 @@ class Verb(NamedTuple):
     """A command. Its module has `add_arguments(parser)` and `run(args, context) -> exit code`.
 
     `needs_parser` is False where there is nothing but the flags of every command; with `intermixed` the arguments
-    may stand between flags. An `alpha` command exists only where the user switched those on.
+    may stand between flags. An `alpha` command exists only where the user switched those on. `alias` is another name.
     """
 
     name: str
@@ -18,6 +18,7 @@ class Verb(NamedTuple):
     needs_parser: bool = True
     intermixed: bool = False
     alpha: bool = False
+    alias: str | None = None
 
     def load(self) -> Any:
         """Import the module of this verb."""
@@ -30,6 +31,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("health", "check that models are complete and sound"),
     Verb("pull", "fetch a model from the Hub into the cache; resumes, verifies, repairs"),
     Verb("run", "ask a model, and print its answer as it comes", intermixed=True),
+    Verb("serve", "answer requests over HTTP, as OpenAI's API does", alias="server"),
+    Verb("ps", "show what a running server has loaded, and how busy it is"),
     Verb("rm", "remove a model, or one revision of it, from the cache"),
     Verb("convert", "turn a GGUF file or a model folder into an MLX model folder"),
     Verb("clone", "copy a model out of the cache, or the Hub, into a folder of your own", alpha=True),
@@ -38,7 +41,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("version", "print the version", needs_parser=False),
 )
 
-BY_NAME: dict[str, Verb] = {verb.name: verb for verb in VERBS}
+BY_NAME: dict[str, Verb] = {name: verb for verb in VERBS for name in (verb.name, verb.alias) if name is not None}
 
 
 def available(*, alpha: bool) -> tuple[Verb, ...]:

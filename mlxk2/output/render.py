@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from mlxk2.output.ps import render_ps
 from mlxk2.output.push import render_push
 from mlxk2.output.table import health_word, modified, render_list
 from mlxk2.output.view import View
@@ -162,6 +163,11 @@ def _clone(data: Payload, options: Mapping[str, Any], view: View) -> None:
     view.write(f"clone: {one_line(data['model'])} → {one_line(data['target_dir'])} ({health})\n")
 
 
+def _serve(data: Payload, options: Mapping[str, Any], view: View) -> None:
+    model = one_line(data["model"]) if data["model"] else "loads models as they are asked for"
+    view.write(f"serve: {one_line(data['url'])} — {model} (API: /v1, documents: /docs; Ctrl-C ends it)\n")
+
+
 def _schema(data: Payload, options: Mapping[str, Any], view: View) -> None:
     view.write(json.dumps(data["schema"], indent=2, ensure_ascii=False) + "\n")
 
@@ -181,5 +187,7 @@ RENDERERS: dict[str, Renderer] = {
     "convert": _convert,
     "clone": _clone,
     "push": render_push,
+    "serve": _serve,
+    "ps": render_ps,
     "schema": _schema,
 }

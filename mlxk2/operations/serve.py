@@ -1,0 +1,213 @@
+"""`serve`: answer requests over HTTP until a signal comes.
+
+    plan = prepare(ServeOptions(model="phi"), settings)
+    number = run(plan, on_listening)
+
+`prepare` refuses what can be refused before anything starts, and holds the port from then on.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Callable
+
+from mlxk2 import errors
+from mlxk2.inspection.describe import Inspection, ModelInfo, describe
+from mlxk2.inspection.versions import installed_version
+from mlxk2.operations.list import list_models
+from mlxk2.operations.run import runnable
+from mlxk2.operations.run_memory import MemoryPlan
+from mlxk2.runner.limits import EXPECTED_ANSWER_TOKENS
+from mlxk2.runner.request import EngineOptions
+from mlxk2.server.host_types import HostSettings
+from mlxk2.server.protocol import EngineSpec
+from mlxk2.server.settings import ServerSettings
+from mlxk2.settings import Settings
+from mlxk2.store import workspace
+from mlxk2.store.model_ref import ModelRef
+from mlxk2.store.resolve import find_model
+
+if TYPE_CHECKING:
+    import socket
+
+    from mlxk2.server.engine_process import StartEngine
+
+_OLDEST_PYTHON, _OLDEST_MLX_LM = (3, 11), (0, 32)
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What the user asked for. `web` says where to listen and whom to answer, `host` how many requests to take.
+
+    `models` are the names that may be asked for, none meaning all; `insecure` lets everybody in from everywhere.
+    """
+
+    model: str | None = None
+    models: tuple[str, ...] = ()
+    web: ServerSettings = ServerSettings()
+    host: HostSettings = HostSettings()
+    engine: EngineOptions = EngineOptions()
+    prefix_cache_bytes: int = 2 * 2**30
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class ServePlan:
+    """A server that may begin; its port is taken."""
+
+    options: ServeOptions
+    catalog: Catalog
+    listening: socket.socket
+    model: str | None
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """The banner: where requests are answered, what model is loaded first, and the limit where a request sets none."""
+
+    host: str
+    port: int
+    model: str | None
+    max_tokens: int | None
+    url: str
+
+
+class Catalog:
+    """The models that can be asked for over HTTP: those of the cache, and folders that the command line names.
+
+    A name that comes in over HTTP is never read as a path.
+    """
+
+    def __init__(self, options: ServeOptions, settings: Settings) -> None:
+        self._options, self._settings = options, settings
+        given = [name for name in (options.model, *options.models) if name is not None]
+        # By what was typed and by the full name.
+        self._given = {name: find_model(name, settings) for name in given}
+        self._given.update({ref.name: ref for ref in tuple(self._given.values()) if ref.kind == "workspace"})
+        names = [self._given[name].name for name in options.models]
+        if names and options.model is not None:
+            names.append(self._given[options.model].name)
+        self.names = tuple(dict.fromkeys(names))
+
+    def resolve(self, name: str) -> EngineSpec:
+        """Return what to load for a name. Raises: ModelNotFound, AmbiguousMatch, HashNotFound, ModelUnhealthy,
+        IncompatibleModel, InsufficientMemory.
+        """
+        inspection = self.inspect(name)
+        options = self._options
+        memory = MemoryPlan.of(inspection, None, options.engine, limit=None, force=False)
+        memory.check(EXPECTED_ANSWER_TOKENS)
+        return EngineSpec(
+            ref=inspection.ref,
+            options=options.engine,
+            max_concurrency=options.host.max_concurrency,
+            max_queue=options.host.max_queue,
+            prefix_cache_bytes=options.prefix_cache_bytes,
+            default_max_tokens=options.web.max_tokens,
+            fast_start=self._settings.fast_start,
+        )
+
+    def inspect(self, name: str) -> Inspection:
+        """Return what is known of a model that may be asked for and runs here. Raises as `resolve` does."""
+        ref = self._find(name)
+        if self.names and ref.name not in self.names:
+            raise _unknown(name)
+        return runnable(ref)
+
+    def list(self) -> tuple[ModelInfo, ...]:
+        """Describe the models that can be asked for, sorted by name."""
+        folders = {ref.name: ref for ref in self._given.values() if ref.kind == "workspace"}
+        known = {info.name: info for info in list_models(None, self._settings).models}
+        known.update({name: describe(ref) for name, ref in folders.items() if name not in known})
+        return tuple(
+            info
+            for name, info in sorted(known.items())
+            if info.runtime_compatible and (not self.names or name in self.names)
+        )
+
+    def _find(self, name: str) -> ModelRef:
+        given = self._given.get(name)
+        if given is not None and given.kind == "workspace":
+            return given
+        if workspace.is_path(name):
+            raise _unknown(name)
+        try:
+            return find_model(name, self._settings)
+        except errors.ModelNotFound:
+            # Its hint speaks to somebody who may look at this machine's files.
+            raise _unknown(name) from None
+
+
+def prepare(
+    options: ServeOptions,
+    settings: Settings,
+    *,
+    python: tuple[int, ...] = sys.version_info[:2],
+    mlx_lm: str | None = None,
+) -> ServePlan:
+    """Check everything that can be known, and take the port.
+
+    `python` and `mlx_lm`: the versions in use; None asks what is installed.
+
+    Raises: DependencyMissing, UsageError, AddressInUse, what Catalog.resolve raises.
+    """
+    check_packages(python, mlx_lm or installed_version("mlx-lm"))
+    web = options.web
+    if not web.is_loopback and not web.api_keys and not options.insecure:
+        raise errors.UsageError(
+            f"--host {web.host} lets other machines in, and there is no key to keep them out",
+            hint="--api-key-file FILE or MLXK2_API_KEY demands a key; --insecure lets everybody in",
+        )
+    catalog = Catalog(options, settings)
+    model = None if options.model is None else catalog.resolve(options.model).ref.name
+    from mlxk2.server.serving import listen
+
+    return ServePlan(options, catalog, listen(web.host, web.port), model)
+
+
+def check_packages(python: tuple[int, ...], mlx_lm: str | None) -> None:
+    """Raises: DependencyMissing where this Python, mlx-lm or the web packages cannot carry a server."""
+    if python < _OLDEST_PYTHON or mlx_lm is None or _numbers(mlx_lm) < _OLDEST_MLX_LM:
+        found = f"mlx-lm {mlx_lm}" if mlx_lm else "no mlx-lm"
+        raise errors.DependencyMissing(
+            f"serve needs mlx-lm 0.32 or newer, which needs Python 3.11 or newer; "
+            f"here is {found} on Python {python[0]}.{python[1]}",
+            hint="python3.12 -m pip install 'mlxk2[serve]'; every other command works here",
+        )
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise errors.DependencyMissing(
+            f"serve needs {' and '.join(missing)}, not installed here", hint="pip install 'mlxk2[serve]'"
+        )
+
+
+def run(plan: ServePlan, on_listening: Callable[[ServeResult], None], start_engine: StartEngine | None = None) -> int:
+    """Serve until a signal comes, and return its number. `start_engine` None: the engine of this package."""
+    from mlxk2.server.engine_process import EngineProcess
+    from mlxk2.server.serving import Service, serve
+
+    options, web = plan.options, replace(plan.options.web, models=plan.catalog.names)
+    port = plan.listening.getsockname()[1]
+    shown = f"[{web.host}]" if ":" in web.host else web.host
+    banner = ServeResult(web.host, port, plan.model, web.max_tokens, f"http://{shown}:{port}")
+    service = Service(
+        resolve=plan.catalog.resolve,
+        catalog=plan.catalog.list,
+        host=replace(options.host, default_model=options.model),
+        web=web,
+        start_engine=start_engine or EngineProcess,
+    )
+    return serve(service, plan.listening, lambda: on_listening(banner))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.split(".")[:2]
+    return tuple(int(part) if part.isdecimal() else 0 for part in parts)
+
+
+def _unknown(name: str) -> errors.ModelNotFound:
+    shown = name if len(name) <= 120 else name[:117] + "..."
+    return errors.ModelNotFound(f"model '{shown}' is not served here", hint="GET /v1/models lists those that are")

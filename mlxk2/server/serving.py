@@ -1,0 +1,146 @@
+"""Listen, serve, and end in good order: the one place that knows uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Callable
+
+import uvicorn
+
+from mlxk2.errors import AddressInUse, InternalError, MlxkError
+from mlxk2.server.access_log import uvicorn_options
+from mlxk2.server.app import create_app
+from mlxk2.server.engine_keeper import LOG
+from mlxk2.server.engine_process import EngineProcess, StartEngine
+from mlxk2.server.host import ModelHost
+from mlxk2.server.host_types import HostSettings, Resolve
+from mlxk2.server.models import Catalog
+from mlxk2.server.settings import ServerSettings
+
+# Seconds: for everything after a signal, and for connections that do not end by themselves.
+STOP_S, _CONNECTIONS_S = 4.5, 4
+_BACKLOG = 2048
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is served. `catalog` lists what can be asked for; `start_engine` is what computes."""
+
+    resolve: Resolve
+    catalog: Catalog
+    host: HostSettings
+    web: ServerSettings
+    start_engine: StartEngine = EngineProcess
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one. Raises: AddressInUse."""
+    try:
+        kind, kind_of, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(kind, kind_of, protocol)
+    except (OSError, UnicodeError) as error:
+        raise AddressInUse(f"'{host}' is no address of this machine: {error}", hint="--host 127.0.0.1") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise AddressInUse(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            hint=f"another port: --port {port + 1 if 0 < port < 65535 else 8001}; --port 0 takes a free one",
+        ) from error
+    return listening
+
+
+def serve(service: Service, listening: socket.socket, on_listening: Callable[[], None]) -> int:
+    """Serve until a signal comes, and return its number; `on_listening` is called once requests are answered."""
+    return asyncio.run(_serve(service, listening, on_listening))
+
+
+async def _serve(service: Service, listening: socket.socket, on_listening: Callable[[], None]) -> int:
+    host = ModelHost(service.resolve, service.host, start_engine=service.start_engine)
+    port = listening.getsockname()[1]
+    app = create_app(host, replace(service.web, port=port), service.catalog)
+    options = {**uvicorn_options(service.web), "timeout_graceful_shutdown": _CONNECTIONS_S, "ws": "none"}
+    server = _Server(uvicorn.Config(app, **options), on_listening)
+    await host.start()
+    ending = _Ending(server, host)
+    preload = asyncio.create_task(_preload(host, service.host.default_model))
+    ending.await_signals()
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        preload.cancel()
+        await ending.finish()
+    if not server.started:
+        raise InternalError("the server could not start; its log says why")
+    return ending.signal
+
+
+async def _preload(host: ModelHost, model: str | None) -> None:
+    """Load the default model before anybody asks; where that fails the server stays, and says so."""
+    if model is None:
+        return
+    try:
+        await host.load(model)
+    except MlxkError as error:
+        LOG.error("%s could not be loaded: %s", model, error.message)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers, which tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_listening()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+class _Ending:
+    """What a signal sets off: no new requests, answers end or are cut, the engine ends."""
+
+    def __init__(self, server: uvicorn.Server, host: ModelHost) -> None:
+        self.signal = 0
+        self._server, self._host = server, host
+        self._stopping: asyncio.Task[None] | None = None
+
+    def await_signals(self) -> None:
+        """Listen to signals, to the end; what the caller ignores, as nohup does with SIGHUP, stays ignored."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._begin, number)
+
+    def _begin(self, number: int) -> None:
+        if self._stopping is not None:
+            # Asked twice: connections are not waited for any more.
+            self._server.force_exit = True
+            return
+        self.signal = number
+        self._server.should_exit = True
+        self._stopping = asyncio.create_task(self._host.stop(STOP_S))
+
+    async def finish(self) -> None:
+        """Return when the engine has ended."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._host.stop(STOP_S))
+        await self._stopping
