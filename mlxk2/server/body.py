@@ -1,0 +1,106 @@
+"""The body of a request: bounded, UTF-8, JSON that every reader understands alike, and then the fields of a schema."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from mlxk2.server.errors import BadRequest, BodyTooLarge, BodyTooSlow, ClientGone, NotJson, bad_fields
+from mlxk2.server.settings import ServerSettings
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+_DEEPEST = 64
+
+# Larger bodies are parsed in a thread, so that others need not wait.
+_LARGE_BYTES = 256 * 1024
+
+
+async def read_body(request: Request, schema: type[Schema], settings: ServerSettings) -> Schema:
+    """Return the request's body as a value of `schema`.
+
+    Raises: NotJson, BodyTooLarge, BodyTooSlow, BadRequest naming the field, ClientGone.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise NotJson(f"the content type must be application/json, not {kind[:60] or 'missing'}")
+    try:
+        raw = await asyncio.wait_for(_read(request, settings.max_body_bytes), settings.body_timeout_s)
+    except asyncio.TimeoutError as error:
+        raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout_s:g} s") from error
+    except ClientDisconnect as error:
+        raise ClientGone("the client went away") from error
+    if len(raw) > _LARGE_BYTES:
+        return await asyncio.to_thread(_understood, raw, schema)
+    return _understood(raw, schema)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    said = request.headers.get("content-length", "")
+    if said.isascii() and said.isdigit() and (len(said) > 18 or int(said) > limit):
+        raise _too_large(limit)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit} bytes")
+
+
+def _understood(raw: bytes, schema: type[Schema]) -> Schema:
+    data = parse_json(raw)
+    if not isinstance(data, dict):
+        raise BadRequest("the body must be a JSON object")
+    try:
+        value: Schema = schema.model_validate(data)
+    except ValidationError as error:
+        raise bad_fields(error.errors(include_url=False, include_context=False), data) from None
+    return value
+
+
+def parse_json(raw: bytes) -> Any:
+    """Return the value. Raises: BadRequest where it is no JSON, or none that every reader understands alike."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not valid UTF-8, at byte {error.start}") from None
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+        _check_depth(data)
+        if "\\" in text:
+            # Escapes can write half of a character that needs two.
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise BadRequest(f"the body is nested more than {_DEEPEST} levels deep") from None
+    except UnicodeEncodeError:
+        raise BadRequest("the body has escapes that are no characters (lone surrogates)") from None
+    except ValueError as error:
+        raise BadRequest(f"the body is no JSON: {str(error)[:200]}") from None
+    return data
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_depth(data: Any) -> None:
+    level = [data]
+    for _ in range(_DEEPEST):
+        level = [part for value in level for part in _parts(value)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _parts(value: Any) -> list[Any]:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [child for child in children if isinstance(child, (dict, list))]

@@ -1,0 +1,130 @@
+"""A request of Anthropic's Messages API, understood: blocks become messages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from mlxk2.runner.request import GenerationRequest, Message, ToolCall
+from mlxk2.server.errors import BadRequest
+from mlxk2.server.schemas.anthropic import AnthropicMessage, Block, CountRequest, MessagesRequest
+from mlxk2.server.settings import ServerSettings
+
+from . import common
+
+NAMES = {"stop": "stop_sequences"}
+_EFFORTS = {"xhigh": "high", "max": "high"}
+_RESULT = TypeAdapter(list[Block])
+
+
+def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationRequest:
+    """Return the request. Raises: UsageError, BadRequest, DependencyMissing."""
+    messages = [Message("system", common.text_of(body.system, "system"))] if body.system else []
+    for number, message in enumerate(body.messages):
+        messages += _turn(message, f"messages.{number}.content")
+    common.check_tool_results(messages, "messages")
+    wanted = body.output_config.format if body.output_config is not None else None
+    request = GenerationRequest(
+        messages=tuple(messages),
+        constraint=None
+        if wanted is None
+        else common.constraint_of(wanted.type, wanted.schema_, "output_config.format"),
+        tools=tuple(common.function_tool(tool.name, tool.description, tool.input_schema) for tool in body.tools or ()),
+        tool_choice=_choice(body),
+        template_variables=_variables(body),
+    )
+    if not isinstance(body, MessagesRequest):
+        return request
+    return replace(
+        request,
+        sampling=common.sampling_of(body, settings),
+        max_tokens=common.budget_of(settings, max_tokens=body.max_tokens),
+        stop=common.stops_of(body.stop_sequences, "stop_sequences"),
+    )
+
+
+def _turn(message: AnthropicMessage, where: str) -> list[Message]:
+    if isinstance(message.content, str):
+        return [Message(message.role, message.content)]
+    results = [
+        Message(
+            "tool",
+            _result(block, f"{where}.{number}"),
+            tool_call_id=_needed(block.tool_use_id, f"{where}.{number}.tool_use_id"),
+        )
+        for number, block in enumerate(message.content)
+        if block.type == "tool_result"
+    ]
+    if results and message.role != "user":
+        raise BadRequest(f"{where}: results of tools are the user's", param=where)
+    calls, thoughts, texts = [], [], []
+    for number, block in enumerate(message.content):
+        at = f"{where}.{number}"
+        if block.type == "tool_use":
+            calls.append(_call(block, at, message.role))
+        elif block.type == "thinking":
+            thoughts.append(block.thinking or "")
+        elif block.type not in ("tool_result", "redacted_thinking"):
+            texts.append(_text(block, at))
+    if texts or calls or thoughts or not results:
+        own = Message(message.role, "".join(texts), tool_calls=tuple(calls), reasoning="".join(thoughts) or None)
+        return [*results, own]
+    return results
+
+
+def _text(block: Block, where: str) -> str:
+    if block.type != "text":
+        raise BadRequest(f"{where}: blocks of type {block.type[:40]!r} are not supported", param=where)
+    if block.text is None:
+        raise BadRequest(f"{where}.text: field required", param=f"{where}.text")
+    return block.text
+
+
+def _call(block: Block, where: str, role: str) -> ToolCall:
+    if role != "assistant":
+        raise BadRequest(f"{where}: only an assistant calls tools", param=where)
+    arguments = json.dumps(block.input or {}, ensure_ascii=False)
+    return ToolCall(_needed(block.id, f"{where}.id"), _needed(block.name, f"{where}.name"), arguments)
+
+
+def _result(block: Block, where: str) -> str:
+    if block.content is None or isinstance(block.content, str):
+        return block.content or ""
+    try:
+        parts = _RESULT.validate_python(block.content)
+    except ValidationError as error:
+        raise BadRequest(f"{where}.content: must be text or a list of text blocks", param=f"{where}.content") from error
+    return common.text_of(parts, f"{where}.content")
+
+
+def _choice(body: CountRequest) -> str:
+    choice = body.tool_choice
+    if choice is None or choice.type in ("auto", "none"):
+        return "auto" if choice is None else choice.type
+    if not body.tools:
+        raise BadRequest("tool_choice: needs tools", param="tool_choice")
+    if choice.type == "any":
+        return "required"
+    name = _needed(choice.name, "tool_choice.name")
+    if name not in [tool.name for tool in body.tools] or name in ("auto", "none", "required"):
+        raise BadRequest(f"tool_choice: there is no tool named {name[:80]!r}", param="tool_choice.name")
+    return name
+
+
+def _variables(body: CountRequest) -> dict[str, Any]:
+    variables: dict[str, Any] = {}
+    if body.thinking is not None:
+        variables["enable_thinking"] = body.thinking.type != "disabled"
+    effort = body.output_config.effort if body.output_config is not None else None
+    if effort is not None:
+        variables["reasoning_effort"] = _EFFORTS.get(effort, effort)
+    return variables
+
+
+def _needed(value: str | None, where: str) -> str:
+    if not value:
+        raise BadRequest(f"{where}: field required", param=where)
+    return value

@@ -1,0 +1,110 @@
+"""A chat completion's request, understood."""
+
+from __future__ import annotations
+
+from mlxk2.runner.constraint import Constraint
+from mlxk2.runner.request import GenerationRequest, Message, ToolCall
+from mlxk2.server.errors import BadRequest
+from mlxk2.server.schemas.openai_chat import ChatMessage, ChatRequest, NamedTool
+from mlxk2.server.settings import ServerSettings
+
+from . import common
+
+# The request's words for fields, where they are other ones than those of the command line.
+NAMES = {"logprobs": "top_logprobs", "max_tokens": "max_tokens"}
+
+
+def read_chat(body: ChatRequest, settings: ServerSettings) -> list[GenerationRequest]:
+    """Return a request for each of the `n` choices. Raises: UsageError, BadRequest, DependencyMissing."""
+    variables = common.effort_variables(body.reasoning_effort, body.chat_template_kwargs)
+    common.check_variables(variables)
+    messages = tuple(_message(message, f"messages.{number}") for number, message in enumerate(body.messages))
+    common.check_tool_results(messages, "messages")
+    if body.stream_options is not None and not body.stream:
+        raise BadRequest("stream_options: only with stream", param="stream_options")
+    request = GenerationRequest(
+        messages=messages,
+        sampling=common.sampling_of(body, settings),
+        max_tokens=common.budget_of(
+            settings, max_completion_tokens=body.max_completion_tokens, max_tokens=body.max_tokens
+        ),
+        stop=common.stops_of(body.stop),
+        constraint=_constraint(body),
+        top_logprobs=_logprobs(body),
+        tools=tuple(
+            common.function_tool(
+                tool.function.name, tool.function.description, tool.function.parameters, tool.function.strict
+            )
+            for tool in body.tools or ()
+        ),
+        tool_choice=_choice(body),
+        template_variables=variables,
+    )
+    return common.choices_of(request, common.count_of(body.n, settings))
+
+
+def _message(message: ChatMessage, where: str) -> Message:
+    if message.function_call is not None or message.audio is not None:
+        name = "function_call" if message.function_call is not None else "audio"
+        raise BadRequest(f"{where}.{name}: this field is not supported", param=f"{where}.{name}")
+    role = "system" if message.role == "developer" else message.role
+    calls = tuple(
+        ToolCall(
+            call.id,
+            call.function.name,
+            common.check_arguments(call.function.arguments, f"{where}.tool_calls.{number}.function.arguments"),
+        )
+        for number, call in enumerate(message.tool_calls or ())
+    )
+    _check_role(message, where)
+    content = common.text_of(message.content, f"{where}.content")
+    return Message(
+        role,
+        content or (message.refusal or ""),
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        reasoning=(message.reasoning_content or message.reasoning or None) if role == "assistant" else None,
+    )
+
+
+def _check_role(message: ChatMessage, where: str) -> None:
+    if message.tool_calls and message.role != "assistant":
+        raise BadRequest(f"{where}.tool_calls: only an assistant calls tools", param=f"{where}.tool_calls")
+    if (message.role == "tool") != (message.tool_call_id is not None):
+        raise BadRequest(
+            f"{where}.tool_call_id: a message of a tool needs it, no other has it", param=f"{where}.tool_call_id"
+        )
+    has_content = message.content is not None or message.tool_calls or message.refusal
+    if not has_content and not (message.role == "assistant" and (message.reasoning_content or message.reasoning)):
+        raise BadRequest(f"{where}.content: field required", param=f"{where}.content")
+
+
+def _constraint(body: ChatRequest) -> Constraint | None:
+    wanted = body.response_format
+    if wanted is None:
+        return None
+    schema = wanted.json_schema.schema_ if wanted.json_schema is not None else None
+    return common.constraint_of(wanted.type, schema, "response_format")
+
+
+def _logprobs(body: ChatRequest) -> int | None:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise BadRequest("top_logprobs: only with logprobs", param="top_logprobs")
+    return (body.top_logprobs or 0) if body.logprobs else None
+
+
+def _choice(body: ChatRequest) -> str:
+    choice = body.tool_choice
+    if choice is None or choice == "none":
+        return choice or "auto"
+    if not body.tools:
+        if choice == "auto":
+            return "auto"
+        raise BadRequest("tool_choice: needs tools", param="tool_choice")
+    if not isinstance(choice, NamedTool):
+        return choice
+    name = choice.function.name
+    if name not in [tool.function.name for tool in body.tools] or name in ("auto", "none", "required"):
+        raise BadRequest(f"tool_choice: there is no tool named {name[:80]!r}", param="tool_choice")
+    return name

@@ -1,0 +1,72 @@
+"""A completion's request, understood: one request for each prompt and each choice."""
+
+from __future__ import annotations
+
+from typing import Union
+
+from mlxk2.runner.request import GenerationRequest
+from mlxk2.server.errors import BadRequest
+from mlxk2.server.schemas.openai_text import CompletionRequest, Texts
+from mlxk2.server.settings import ServerSettings
+
+from . import common
+
+_MOST_PROMPTS = 256
+_LARGEST_ID = 2**31 - 1
+Text = Union[str, tuple[int, ...]]
+
+
+def read_completions(body: CompletionRequest, settings: ServerSettings) -> list[GenerationRequest]:
+    """Return `n` requests a prompt, in the order of the choices. Raises: UsageError, BadRequest."""
+    count = common.count_of(body.n, settings)
+    if body.best_of is not None and body.best_of != count:
+        raise BadRequest("best_of: not supported unless it is n", param="best_of")
+    prompts = texts_of(body.prompt, "prompt")
+    _check_extras(body, prompts)
+    requests = []
+    for prompt in prompts:
+        request = GenerationRequest(
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_ids=None if isinstance(prompt, str) else prompt,
+            suffix=body.suffix or None,
+            sampling=common.sampling_of(body, settings),
+            max_tokens=common.budget_of(settings, max_tokens=body.max_tokens),
+            stop=common.stops_of(body.stop),
+            top_logprobs=body.logprobs,
+        )
+        requests += common.choices_of(request, count)
+    if len(requests) > _MOST_PROMPTS:
+        raise BadRequest(f"prompt: {len(requests)} answers at once, {_MOST_PROMPTS} at most", param="prompt")
+    return requests
+
+
+def texts_of(given: Texts, name: str) -> list[Text]:
+    """Return the texts, or the ids, of one or several prompts. Raises: BadRequest."""
+    if isinstance(given, str):
+        texts: list[Text] = [given]
+    elif given and all(isinstance(part, int) for part in given):
+        texts = [_ids(given, name)]
+    else:
+        texts = [part if isinstance(part, str) else _ids(part, name) for part in given]
+    if not texts or not all(texts):
+        raise BadRequest(f"{name} must not be empty", param=name)
+    return texts
+
+
+def _ids(given: object, name: str) -> tuple[int, ...]:
+    ids = tuple(given) if isinstance(given, list) else ()
+    if not all(isinstance(token, int) and 0 <= token <= _LARGEST_ID for token in ids):
+        raise BadRequest(f"{name}: token ids are numbers from 0 on", param=name)
+    return ids
+
+
+def _check_extras(body: CompletionRequest, prompts: list[Text]) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise BadRequest("stream_options: only with stream", param="stream_options")
+    are_texts = all(isinstance(prompt, str) for prompt in prompts)
+    if body.echo and not are_texts:
+        raise BadRequest("echo: only with prompts that are text", param="echo")
+    if body.echo and body.logprobs is not None:
+        raise BadRequest("echo: not together with logprobs, which are those of the answer alone", param="echo")
+    if body.suffix and not are_texts:
+        raise BadRequest("suffix: only with prompts that are text", param="suffix")

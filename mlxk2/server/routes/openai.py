@@ -1,0 +1,82 @@
+"""Chat completions, completions and embeddings."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlxk2.errors import GenerationFailed
+from mlxk2.server.answers import JsonResponse
+from mlxk2.server.protocol import Embed, Embedded
+from mlxk2.server.reading.chat import read_chat
+from mlxk2.server.reading.completions import read_completions, texts_of
+from mlxk2.server.schemas.openai_chat import ChatRequest
+from mlxk2.server.schemas.openai_text import CompletionRequest, EmbeddingRequest
+from mlxk2.server.writing.chat import ChatWriter
+from mlxk2.server.writing.completions import CompletionWriter
+
+from .serving import answered, body_of, documented, exchange_of, model_name, serving_of, streaming
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@router.post("/v1/chat/completions", openapi_extra=documented(ChatRequest), response_class=JsonResponse)
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation."""
+    body = await body_of(request, ChatRequest)
+    name = model_name(request, body.model)
+    requests = read_chat(body, serving_of(request).settings)
+    options = body.stream_options
+    writer = ChatWriter(
+        name, len(requests), wants_usage=options is not None and options.include_usage, wants_logprobs=body.logprobs
+    )
+    answer = streaming if body.stream else answered
+    return await answer(request, body.model, requests, writer)
+
+
+@router.post("/v1/completions", openapi_extra=documented(CompletionRequest), response_class=JsonResponse)
+async def completions(request: Request) -> Response:
+    """Continue texts, as they are."""
+    body = await body_of(request, CompletionRequest)
+    name = model_name(request, body.model)
+    requests = read_completions(body, serving_of(request).settings)
+    options = body.stream_options
+    writer = CompletionWriter(
+        name,
+        [(one.prompt or "") if body.echo else "" for one in requests],
+        choices_a_prompt=body.n or 1,
+        wants_usage=options is not None and options.include_usage,
+        wants_logprobs=body.logprobs is not None,
+    )
+    answer = streaming if body.stream else answered
+    return await answer(request, body.model, requests, writer)
+
+
+@router.post("/v1/embeddings", openapi_extra=documented(EmbeddingRequest), response_class=JsonResponse)
+async def embeddings(request: Request) -> Response:
+    """Embed texts."""
+    body = await body_of(request, EmbeddingRequest)
+    name = model_name(request, body.model)
+    inputs = tuple(texts_of(body.input, "input"))
+    async with exchange_of(request) as exchange:
+        done = await exchange.result(exchange.last(body.model, lambda id: Embed(id, inputs)))
+    if not isinstance(done, Embedded):
+        raise GenerationFailed("the engine answered something else")
+    data = [
+        {"object": "embedding", "index": number, "embedding": _spelled(vector, body.encoding_format)}
+        for number, vector in enumerate(done.vectors)
+    ]
+    usage = {"prompt_tokens": done.prompt_tokens, "total_tokens": done.prompt_tokens}
+    return JsonResponse({"object": "list", "data": data, "model": name, "usage": usage})
+
+
+def _spelled(vector: Sequence[float], encoding: str) -> Any:
+    if encoding == "float":
+        return list(vector)
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

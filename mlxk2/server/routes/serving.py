@@ -1,0 +1,119 @@
+"""What all routes share: the parts of the application, and a request's way from its body to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlxk2.errors import MlxkError
+from mlxk2.runner.request import GenerationRequest
+from mlxk2.server.answers import JsonResponse, error_response
+from mlxk2.server.body import Schema, read_body
+from mlxk2.server.errors import code_of
+from mlxk2.server.exchange import Collected, Exchange, Numbered, collect
+from mlxk2.server.host_types import HostLike
+from mlxk2.server.metrics import Metrics
+from mlxk2.server.models import Models
+from mlxk2.server.record import record_of
+from mlxk2.server.settings import ServerSettings
+from mlxk2.server.sse import COMMENT, Failure, streamed
+from mlxk2.server.writing.common import openai_failure
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The parts that routes work with."""
+
+    host: HostLike
+    settings: ServerSettings
+    models: Models
+    metrics: Metrics
+
+
+class Writer(Protocol):
+    """What makes an API's answers."""
+
+    def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:
+        """Return the complete object."""
+        ...
+
+    def frames(self, events: AsyncIterator[Numbered]) -> AsyncIterator[bytes]:
+        """Yield the stream's frames."""
+        ...
+
+
+def serving_of(request: Request) -> Serving:
+    """Return the parts of the application that serves the request."""
+    serving = request.app.state.serving
+    assert isinstance(serving, Serving)
+    return serving
+
+
+async def body_of(request: Request, schema: type[Schema]) -> Schema:
+    """Return the request's body. Raises: BadRequest and its like."""
+    return await read_body(request, schema, serving_of(request).settings)
+
+
+def model_name(request: Request, asked: str | None) -> str:
+    """Return what to call the model in the answer, and note it."""
+    name = asked or serving_of(request).host.snapshot().model or ""
+    record_of(request.scope).model = name
+    return name
+
+
+@asynccontextmanager
+async def exchange_of(request: Request) -> AsyncIterator[Exchange]:
+    """Watch the client for as long as one works for it."""
+    serving = serving_of(request)
+    exchange = Exchange(serving.host, serving.settings, record_of(request.scope), request.receive)
+    try:
+        yield exchange
+    finally:
+        exchange.close()
+
+
+async def answered(
+    request: Request, model: str | None, requests: Sequence[GenerationRequest], writer: Writer
+) -> Response:
+    """Return one complete answer. Raises: MlxkError."""
+    async with exchange_of(request) as exchange:
+        events = exchange.generate(model, requests)
+        answers = await exchange.result(collect(events, len(requests)))
+    return JsonResponse(writer.whole(answers))
+
+
+async def streaming(
+    request: Request,
+    model: str | None,
+    requests: Sequence[GenerationRequest],
+    writer: Writer,
+    fail: Failure = openai_failure,
+    idle: bytes = COMMENT,
+) -> Response:
+    """Return an answer that comes in pieces. Raises: MlxkError, as long as nothing was sent."""
+    serving, record = serving_of(request), record_of(request.scope)
+    record.stream = True
+    exchange = Exchange(serving.host, serving.settings, record, request.receive)
+    try:
+        return await streamed(exchange, exchange.generate(model, requests), writer.frames, fail, idle)
+    except BaseException:
+        exchange.close()
+        raise
+
+
+def refused(request: Request, error: MlxkError, names: Mapping[str, str] | None = None) -> Response:
+    """Return the answer that says what is wrong."""
+    record_of(request.scope).error = code_of(error)
+    return error_response(request.scope["path"], error, names)
+
+
+def documented(schema: type[BaseModel]) -> dict[str, Any]:
+    """Return what the OpenAPI document says of a route's body."""
+    reference = {"$ref": f"#/components/schemas/{schema.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}

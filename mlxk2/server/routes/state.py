@@ -1,0 +1,97 @@
+"""How the server is: health, models, metrics; and the pages for people."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlxk2.server.answers import JsonResponse
+from mlxk2.server.host_types import FAILED, RESTARTING, STOPPING
+from mlxk2.server.metrics import CONTENT_TYPE
+from mlxk2.server.record import record_of
+
+from .serving import exchange_of, serving_of
+
+SERVICE = "mlx-knife-server-2.0"
+router = APIRouter(tags=["Server"])
+
+# The pages ask this server and nobody else, and nobody may frame them.
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cache-control": "no-cache",
+    "referrer-policy": "no-referrer",
+}
+
+
+@router.head("/health", include_in_schema=False)
+@router.get("/health", response_class=JsonResponse)
+async def health(request: Request) -> Response:
+    """Tell whether the server can answer; a model that is being loaded, or none, is no illness."""
+    snapshot = serving_of(request).host.snapshot()
+    if snapshot.state not in (RESTARTING, FAILED, STOPPING):
+        return JsonResponse({"status": "healthy", "service": SERVICE})
+    told = {"status": "unhealthy", "service": SERVICE, "state": snapshot.state, "reason": snapshot.problem}
+    return JsonResponse(told, status_code=503, headers={"retry-after": "1"})
+
+
+@router.get("/v1/models", response_class=JsonResponse)
+async def models(request: Request) -> Response:
+    """List the models that can be asked."""
+    return JsonResponse({"object": "list", "data": await serving_of(request).models.listed()})
+
+
+@router.get("/v1/models/{name:path}", response_class=JsonResponse)
+async def model(request: Request, name: str) -> Response:
+    """Describe one model."""
+    return JsonResponse(await serving_of(request).models.one(name))
+
+
+@router.post("/v1/models/{name:path}/load", response_class=JsonResponse)
+async def load(request: Request, name: str) -> Response:
+    """Load a model; answer when it is loaded."""
+    record_of(request.scope).model = name
+    async with exchange_of(request) as exchange:
+        await exchange.result(exchange.host.load(name))
+    return JsonResponse({"id": name, "object": "model", "loaded": True})
+
+
+@router.post("/v1/models/{name:path}/unload", response_class=JsonResponse)
+async def unload(request: Request, name: str) -> Response:
+    """Unload a model; answer when its memory is the system's again."""
+    record_of(request.scope).model = name
+    async with exchange_of(request) as exchange:
+        await exchange.result(exchange.host.unload(name))
+    return JsonResponse({"id": name, "object": "model", "loaded": False})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Count and measure, for Prometheus."""
+    return Response(serving_of(request).metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    """Show a page to chat with a model."""
+    return _page("chat.html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """Show the addresses and their fields."""
+    return _page("docs.html")
+
+
+@router.get("/favicon.ico", include_in_schema=False)
+async def icon() -> Response:
+    """Browsers ask for one; there is none."""
+    return Response(status_code=204)
+
+
+def _page(name: str) -> Response:
+    text = (files("mlxk2.server.page") / name).read_text(encoding="utf-8")
+    return Response(text, media_type="text/html", headers=_PAGE_HEADERS)

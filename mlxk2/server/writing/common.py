@@ -1,0 +1,66 @@
+"""What the APIs say alike: ids, counts, log probabilities."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mlxk2 import __version__
+from mlxk2.errors import MlxkError
+from mlxk2.events import Usage
+from mlxk2.runner.answer import ChosenToken
+from mlxk2.server.errors import openai_error
+from mlxk2.server.exchange import Collected
+from mlxk2.server.sse import frame
+
+FINGERPRINT = f"mlxk2_{__version__}"
+
+# JSON has no infinity; this is what OpenAI's API says of a token that could not have come.
+_LEAST_LOGPROB = -9999.0
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that nobody else has."""
+    return f"{prefix}{uuid.uuid4().hex}"
+
+
+def usage_of(answers: Iterable[Collected], choices_a_prompt: int = 1) -> dict[str, Any]:
+    """Return the counts of all answers; a prompt that several of them share counts once."""
+    usages = [answer.ending.usage for answer in answers]
+    return usage_json(usages, choices_a_prompt)
+
+
+def usage_json(usages: Sequence[Usage], choices_a_prompt: int = 1) -> dict[str, Any]:
+    """Return the counts as OpenAI's API gives them."""
+    prompts = usages[::choices_a_prompt]
+    prompt_tokens = sum(usage.prompt_tokens for usage in prompts)
+    completion_tokens = sum(usage.completion_tokens for usage in usages)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
+    }
+
+
+def token_logprobs(tokens: Iterable[ChosenToken]) -> list[dict[str, Any]]:
+    """Return the log probabilities of tokens, as a chat completion has them."""
+    return [
+        {**_choice(token.token, token.logprob), "top_logprobs": [_choice(top.token, top.logprob) for top in token.top]}
+        for token in tokens
+    ]
+
+
+def number(logprob: float) -> float:
+    """Return a log probability that JSON can spell."""
+    return max(logprob, _LEAST_LOGPROB) if logprob == logprob else _LEAST_LOGPROB
+
+
+def _choice(token: str, logprob: float) -> dict[str, Any]:
+    return {"token": token, "logprob": number(logprob), "bytes": list(token.encode("utf-8", "surrogateescape"))}
+
+
+def openai_failure(error: MlxkError) -> tuple[bytes, ...]:
+    """Return what a stream says of an error, as OpenAI's clients understand it."""
+    return (frame(openai_error(error)),)
