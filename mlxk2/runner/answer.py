@@ -129,6 +129,11 @@ class AnswerText:
         return "".join(self._said[ANSWER])
 
     @property
+    def stop(self) -> str | None:
+        """The stop string that ended it, if one did."""
+        return self._cutter.found
+
+    @property
     def reasoning(self) -> str | None:
         """The reasoning so far; None where there was none."""
         return "".join(self._said[REASONING]) or None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Below this a division by the temperature leaves the range of 16-bit floats; the result is the greedy one anyway.
 GREEDY_BELOW = 1e-4
 
-_LARGEST_SEED = 2**64 - 1
+SEEDS = 2**64
 
 # What OpenAI's API allows, in numbers and in range.
 MOST_LOGPROBS = 20
@@ -90,8 +90,8 @@ class Sampling:
         _check_range("--frequency-penalty", self.frequency_penalty, -_LARGEST_PENALTY, _LARGEST_PENALTY)
         if not _is_int(self.top_k) or self.top_k < 0:
             raise errors.UsageError(f"--top-k must be 0 (off) or a positive number, not {self.top_k}")
-        if self.seed is not None and not (_is_int(self.seed) and 0 <= self.seed <= _LARGEST_SEED):
-            raise errors.UsageError(f"--seed must be between 0 and {_LARGEST_SEED}, not {self.seed}")
+        if self.seed is not None and not (_is_int(self.seed) and 0 <= self.seed < SEEDS):
+            raise errors.UsageError(f"--seed must be between 0 and {SEEDS - 1}, not {self.seed}")
         self._check_bias()
 
     def _check_bias(self) -> None:
@@ -230,7 +230,7 @@ class EngineOptions:
 class Decoding:
     """What the engine needs to know to continue a prompt. `mask` is of this one answer and remembers it.
 
-    `said`: how many ids at the end of the prompt are a part of the answer, where one goes on that was interrupted.
+    `said`: the ids at the end of the prompt that are a part of the answer, where one goes on that was interrupted.
     """
 
     sampling: Sampling
@@ -240,7 +240,7 @@ class Decoding:
     mask: TokenMask | None = None
     top_logprobs: int | None = None
     draft_tokens: int = 3
-    said: int = 0
+    said: tuple[int, ...] = ()
 
 
 def _check_range(flag: str, value: float, low: float, high: float) -> None:

@@ -13,13 +13,14 @@ from mlxk2.inspection.files import ModelFiles
 
 from . import fast_start as stand_ins
 from .chat_template import as_template_sees
-from .fill_in import enders
+from .fill_in import can_fill_in, enders
 from .model_text import ModelText
 from .prompt import NO_VARIABLES, Prompt, Renderer, lasting_tokens, make_prompt, template_renderer, thinks
 from .reasoning import ReasoningFormat, reasoning_format
-from .request import GenerationRequest, Message
+from .request import AUTO, NONE, GenerationRequest, Message
 from .stop import stop_token_ids
 from .tokenizer import FileTokenizer, TextTokenizer, from_wrapper
+from .tools import ForcedReader, MarkedReader, ToolFormat, ToolReader, forced_call
 
 if TYPE_CHECKING:
     from .grammar import TokenMask
@@ -61,6 +62,38 @@ class Speech:
     def _reasoning(self) -> ReasoningFormat | None:
         return reasoning_format(self.text.chat_template, lambda token: self.tokenizer.id_of(token) is not None)
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template tells the model of tools."""
+        return self.renderer is not None and "tools" in (self.text.chat_template or "tools")
+
+    @property
+    def can_fill_in(self) -> bool:
+        """Whether the model can write what belongs between two texts."""
+        return can_fill_in(self.tokenizer)
+
+    def tool_reader(self, request: GenerationRequest) -> ToolReader | None:
+        """Return what finds the tool calls in an answer; None where there are to be none.
+
+        Raises: UsageError naming `tools` where the model knows none.
+        """
+        if not request.tools or request.tool_choice == NONE:
+            return None
+        if not self.takes_tools:
+            raise errors.UsageError("tools: this model's chat template knows none", hint="use a model that has it")
+        if request.tool_choice != AUTO:
+            return ForcedReader()
+        found = self._tool_format
+        return None if found is None else MarkedReader(found, request.tools)
+
+    @cached_property
+    def _tool_format(self) -> ToolFormat | None:
+        text = self.text
+        found: ToolFormat | None = backend().tool_format(
+            text.chat_template, text.tokenizer_config, self.tokenizer.vocabulary
+        )
+        return found
+
     def mask_maker(
         self, request: GenerationRequest, prompt: Prompt, vocab_size: int, stop_ids: frozenset[int]
     ) -> Callable[[], TokenMask | None]:
@@ -68,7 +101,7 @@ class Speech:
 
         Raises: DependencyMissing, IncompatibleModel, UsageError.
         """
-        constraint = request.constraint
+        constraint = request.constraint or forced_call(request)
         if constraint is None:
             return lambda: None
         from .grammar import Grammar, Thinking

@@ -40,6 +40,9 @@ class TextTokenizer(Protocol):
     def text_of(self, token_id: int) -> str:
         """Return what the token looks like inside a text, U+FFFD where it is a part of a character."""
 
+    def vocabulary(self) -> dict[str, int]:
+        """Return every token and its id."""
+
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder for text that follows `context`."""
 
@@ -211,6 +214,10 @@ class WrappedTokenizer:
     def text_of(self, token_id: int) -> str:
         """Return what the token looks like inside a text."""
         return _second_of_two(self._wrapper.decode, token_id)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Return every token and its id."""
+        return dict(self._wrapper.get_vocab())
 
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder; such tokenizers cannot be told what came before."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
+from mlxk2.errors import MlxkError
 from mlxk2.events import Delta, Usage
 
 from .answer import Answer, AnswerText, ChosenToken, PreparedPrompt, Stopwatch, TokenChoice
-from .request import Decoding
+from .request import SEEDS, Decoding
 
 if TYPE_CHECKING:
     from .mlx_backend import Step
 
 
+class RowFailed(NamedTuple):
+    """One of several answers that are made together cannot go on; its row has left."""
+
+    row: int
+    error: MlxkError
+
+
 class Turn:
     """The state of one answer: its text, its mask, how many tokens it took, when.
 
-    `cached_tokens` is how many ids of the prompt had been read before.
+    `cached_tokens` is how many ids of the prompt had been read before; `chosen` are the tokens with their log
+    probabilities, where those were asked for.
     """
 
     def __init__(self, prompt: PreparedPrompt, draft_tokens: int = 3) -> None:
@@ -26,7 +36,8 @@ class Turn:
         self._mask = prompt.make_mask()
         self._draft_tokens = draft_tokens
         self._clock = Stopwatch()
-        self._chosen: list[ChosenToken] = []
+        self._said: list[int] = []
+        self.chosen: list[ChosenToken] = []
 
     def begin(self) -> None:
         """Let the time run from now on."""
@@ -35,9 +46,10 @@ class Turn:
     def take(self, step: Step) -> tuple[Delta, ...]:
         """Return what can be shown now that the engine has made a step."""
         self._clock.count()
+        self._said.append(step.token)
         deltas = self.text.feed(step.token)
         if step.logprobs is not None and step.token not in self.prompt.stop_ids:
-            self._chosen.append(self._chosen_token(step))
+            self.chosen.append(self._chosen_token(step))
         return deltas
 
     @property
@@ -46,25 +58,40 @@ class Turn:
         return self._clock.tokens
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """The prompt and what was said so far. An engine that reads them goes on where another one stopped."""
+        return (*self.prompt.ids, *self._said)
+
+    @property
     def is_over(self) -> bool:
         """Whether a stop token or a stop string has ended the answer."""
         return self.text.reason == "stop"
 
     def interrupt(self) -> None:
-        """The user wants no more."""
-        self.text.reason = "interrupted"
+        """The user wants no more; an answer that is complete keeps its reason."""
+        if not self.is_over:
+            self.text.reason = "interrupted"
 
     def decoding(self) -> Decoding:
-        """Return what the engine needs to know."""
-        prompt = self.prompt
+        """Return what the engine needs to know to continue `ids`."""
+        prompt, said = self.prompt, tuple(self._said)
+        sampling = prompt.request.sampling
+        if said:
+            self._mask = prompt.make_mask()
+            if self._mask is not None:
+                self._mask.advance(said)
+            if sampling.seed is not None:
+                # Each token has a key of its own.
+                sampling = replace(sampling, seed=(sampling.seed + len(said)) % SEEDS)
         return Decoding(
-            sampling=prompt.request.sampling,
-            max_tokens=prompt.max_tokens,
+            sampling=sampling,
+            max_tokens=prompt.max_tokens - len(said),
             vocab_size=prompt.vocab_size,
             stop_ids=prompt.stop_ids,
             mask=self._mask,
             top_logprobs=prompt.request.top_logprobs,
             draft_tokens=self._draft_tokens,
+            said=said,
         )
 
     def result(self) -> Answer:
@@ -77,7 +104,7 @@ class Turn:
             usage=Usage(prompt_tokens, tokens, prompt_tokens + tokens, self.cached_tokens),
             timing=self._clock.timing(),
             tokens_per_second=self._clock.tokens_per_second(),
-            logprobs=None if self.prompt.request.top_logprobs is None else tuple(self._chosen),
+            logprobs=None if self.prompt.request.top_logprobs is None else tuple(self.chosen),
             complete=self._mask is None or self._mask.complete,
             failure=None if self._mask is None else self._mask.failure,
         )

@@ -146,6 +146,15 @@ class ToolPiece:
 
 
 @dataclass(frozen=True)
+class ToolLost:
+    """The tool call number `index`, of which parts came, does not parse; `text` is the whole of it as it was said."""
+
+    id: str
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Over:
     """The answer is complete. `reason`: "stop", "length" or "tool_calls"; `stop` is the stop string that ended it, if one did.
 
@@ -200,5 +209,5 @@ class Status:
     prefix_misses: int
 
 
-RequestEvent = Union[Begun, Piece, ToolPiece, Over, Failed, Embedded, Counted]
+RequestEvent = Union[Begun, Piece, ToolPiece, ToolLost, Over, Failed, Embedded, Counted]
 EngineEvent = Union[Ready, LoadFailed, Status, RequestEvent]

@@ -10,25 +10,38 @@ from typing import Any
 
 from mlxk2 import errors
 
+from .adapter import load_adapter
 from .batch import Batch, RowStep, batch_obstacle
-from .device import recommended_memory_bytes, wire_memory
+from .by_turns import ByTurns
+from .device import end_thread, memory_figures, recommended_memory_bytes, wire_memory
+from .embedding import embed
 from .engine import Engine, Step
-from .kv_state import KVState
+from .kv_state import KVState, common_prefix
 from .library import accepted, file_limit_kept, import_mlx_lm, import_module, translated
+from .prefix_store import SHORTEST, PrefixStore
+from .tool_parsers import tool_format
 
 __all__ = [
+    "SHORTEST",
     "Batch",
+    "ByTurns",
     "Engine",
     "KVState",
+    "PrefixStore",
     "RowStep",
     "Step",
     "batch_obstacle",
+    "common_prefix",
+    "embed",
+    "end_thread",
     "file_limit_kept",
     "import_mlx_lm",
     "load",
     "load_tokenizer",
+    "memory_figures",
     "recommended_memory_bytes",
     "render_by_code",
+    "tool_format",
     "translated",
     "wire_memory",
 ]
@@ -44,10 +57,7 @@ def load(model_dir: Path, *, adapter_dir: Path | None = None, draft_dir: Path | 
     mlx_lm = import_mlx_lm()
     model = _load_model(mlx_lm, model_dir)
     if adapter_dir is not None:
-        tuner = import_module("mlx_lm.tuner.utils")
-        with translated("the adapter does not fit the model", errors.IncompatibleModel):
-            model = tuner.load_adapters(model, str(adapter_dir))
-            model.eval()
+        load_adapter(model, adapter_dir)
     draft = None if draft_dir is None else _load_model(mlx_lm, draft_dir)
     return Engine(model, mlx_lm, draft)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -14,8 +15,10 @@ from mlxk2.runner.request import CacheOptions, Decoding, Sampling
 from .cache_kinds import empty_layers
 from .device import on_metal, settle
 from .engine import Engine, Step
+from .kv_state import appends, common_prefix
 from .library import ENGINE_FAILURES, MlxLm, translated
 from .logprobs import likeliest
+from .prefix_store import SHORTEST, PrefixStore, cut_layers
 from .sampling import Processor, Sampler, make_processors, make_sampler
 from .shared_prefix import SharedPrefix
 
@@ -47,53 +50,96 @@ class RowStep(NamedTuple):
     is_last: bool
 
 
+@dataclass
+class _Row:
+    """`read`: how many ids of its prompt have been read. `stops`: after how many of them what was read is kept."""
+
+    ids: tuple[int, ...]
+    read: int
+    stops: tuple[int, ...]
+    top_logprobs: int | None
+
+
 class Batch:
     """Sequences that are prefilled and decoded together, each with sampler, processors and budget of its own.
 
     Rows may join and leave between any two steps. After an error of `step` the whole batch is of no use any more.
+    What was read is kept in `store`, and found there; without one only what a prompt has in common with the last.
     """
 
-    def __init__(self, engine: Engine, options: CacheOptions, width: int) -> None:
+    def __init__(self, engine: Engine, options: CacheOptions, width: int, store: PrefixStore | None = None) -> None:
         self._engine = engine
-        self._shared: Any = SharedPrefix(engine, options)
+        self._store = store
+        self._shared: Any = SharedPrefix(engine, options) if store is None else None
+        self._can_be_cut = all(map(appends, empty_layers(engine.model, engine.mlx_lm, options)))
         # Rows are sampled in one call where they share this one object.
         self._greedy = make_sampler(engine.mlx_lm, Sampling(temperature=0), 0)
         self._generator: Any = _make_generator(engine, width)
-        self._logprobs_wanted: dict[int, int] = {}
+        self._rows: dict[int, _Row] = {}
         self._steps = 0
 
     @property
     def rows_kept(self) -> int:
         """How many rows' memory is used for what the prompts begin with alike."""
-        return 1 if len(self._shared) else 0
+        return 1 if self._shared is not None and len(self._shared) else 0
 
-    def add(self, prompt_ids: Sequence[int], decoding: Decoding) -> Joined:
-        """Let a sequence join. What it has in common with the one before is read once.
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether what was read of one prompt is of use for every other one that begins alike."""
+        return self._can_be_cut
+
+    def add(self, prompt_ids: Sequence[int], decoding: Decoding, stops: Sequence[int] = ()) -> Joined:
+        """Let a sequence join. What it has in common with an earlier one is read once.
+
+        After so many ids as `stops` says, what was read is kept, where that is the only way back to there.
 
         Shape: `prompt_ids`: (T,), each in [0, vocab_size).
         Raises: IncompatibleModel, GenerationFailed.
         """
         self._engine.check_ids(prompt_ids)
-        read, layers = self._shared.split(prompt_ids)
-        (row,) = self._generator.insert(
-            [list(prompt_ids[len(read) :])],
+        read, layers = (self._shared if self._store is None else self._store).split(prompt_ids)
+        places = () if self._can_be_cut else tuple(stop for stop in stops if len(read) < stop < len(prompt_ids))
+        cuts = (len(read), *sorted(set(places)), len(prompt_ids))
+        (row,) = self._generator.insert_segments(
+            [[list(prompt_ids[start:end]) for start, end in zip(cuts, cuts[1:])]],
             max_tokens=[decoding.max_tokens],
             caches=[layers],
             all_tokens=[read],
             samplers=[self._sampler(decoding)],
             logits_processors=[self._processors(decoding)],
         )
-        if decoding.top_logprobs is not None:
-            self._logprobs_wanted[row] = decoding.top_logprobs
+        self._rows[row] = _Row(tuple(prompt_ids), len(read), places, decoding.top_logprobs)
         return Joined(int(row), len(read))
+
+    def is_being_read(self, prompt_ids: Sequence[int]) -> bool:
+        """Return whether a row is just reading much of what this prompt begins with: it will soon be found in the store."""
+        store = self._store
+        if store is None:
+            return False
+        held, waits = store.length(prompt_ids), False
+        for number, row in self._rows.items():
+            common = min(common_prefix(row.ids, prompt_ids), len(prompt_ids) - 1)
+            if common - held < SHORTEST:
+                continue
+            if not self._can_be_cut:
+                waits = waits or any(max(row.read, held + SHORTEST - 1) < stop <= common for stop in row.stops)
+            elif row.read < min(common, len(row.ids) - 1):
+                waits = True
+            else:
+                self._keep(store, number, common)
+                held = store.length(prompt_ids)
+        return waits
 
     def remove(self, rows: Iterable[int]) -> None:
         """Let rows leave; those that have left already are no error."""
         leaving = list(rows)
+        if self._store is not None:
+            for row in leaving:
+                self._keep(self._store, row)
         if leaving:
             self._generator.remove(leaving)
         for row in leaving:
-            self._logprobs_wanted.pop(row, None)
+            self._rows.pop(row, None)
 
     def step(self) -> list[RowStep]:
         """Return the next token of each row that has read its prompt, and let the others read on.
@@ -101,20 +147,42 @@ class Batch:
         Raises: GenerationFailed.
         """
         with translated("the model failed while generating", errors.GenerationFailed):
-            _, responses = self._generator.next()
+            progress, responses = self._generator.next()
+            for found in progress:
+                self._note_progress(found)
             self._steps += 1
             if self._steps % _STEPS_BETWEEN_CLEARING == 0:
                 mx.clear_cache()
-            return [RowStep(found.uid, self._step(found), found.finish_reason is not None) for found in responses]
+            return list(map(self._row_step, responses))
 
     def close(self) -> None:
         """Let go of every row's memory; the batch is of no use afterwards."""
-        self._generator = self._shared = None
+        self._generator = self._shared = self._store = None
         settle()
 
-    def _step(self, response: Any) -> Step:
-        wanted = self._logprobs_wanted.get(response.uid)
-        return Step(response.token, None if wanted is None else likeliest(response.logprobs, response.token, wanted))
+    def _row_step(self, response: Any) -> RowStep:
+        is_last = response.finish_reason is not None
+        row = self._rows[response.uid]
+        if is_last and self._store is not None:
+            self._store.insert(response.all_tokens, response.prompt_cache)
+        wanted = row.top_logprobs
+        logprobs = None if wanted is None else likeliest(response.logprobs, response.token, wanted)
+        return RowStep(response.uid, Step(response.token, logprobs), is_last)
+
+    def _note_progress(self, response: Any) -> None:
+        row = self._rows[response.uid]
+        done, total = response.progress
+        row.read = len(row.ids) - total + done
+        if self._store is not None and response.end_of_segment and row.read in row.stops:
+            self._keep(self._store, response.uid)
+
+    def _keep(self, store: PrefixStore, row: int, length: int | None = None) -> None:
+        """Keep what a row has read and said; only `length` ids of it, where that is given."""
+        layers, ids = self._generator.extract_cache([row]).get(row, ((), ()))
+        if not ids or any(layer.empty() for layer in layers):
+            return
+        count = len(ids) if length is None else min(length, len(ids))
+        store.insert(ids[:count], cut_layers(layers, len(ids) - count))
 
     def _sampler(self, decoding: Decoding) -> Sampler:
         if decoding.sampling.is_greedy:
@@ -122,7 +190,7 @@ class Batch:
         return make_sampler(self._engine.mlx_lm, decoding.sampling, decoding.vocab_size)
 
     def _processors(self, decoding: Decoding) -> list[Processor]:
-        processors = make_processors(self._engine.mlx_lm, decoding.sampling)
+        processors = make_processors(self._engine.mlx_lm, decoding.sampling, said=decoding.said)
         if decoding.mask is not None:
             from .token_mask import mask_processor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -34,8 +35,22 @@ def settle() -> None:
         mx.clear_cache()
 
 
+class MemoryFigures(NamedTuple):
+    """What MLX uses: now, at most so far, and in buffers that it keeps for reuse. Units: bytes."""
+
+    active: int
+    peak: int
+    cached: int
+
+
+def memory_figures() -> MemoryFigures:
+    """Return what MLX uses."""
+    return MemoryFigures(mx.get_active_memory(), mx.get_peak_memory(), mx.get_cache_memory())
+
+
 @atexit.register
-def _leave() -> None:
+def end_thread() -> None:
+    """Let go of what MLX keeps for the calling thread, or for the process that ends; nothing may follow."""
     # A process that ends while MLX's stream threads live is aborted now and then.
     mx.synchronize()
     if hasattr(mx, "clear_streams"):

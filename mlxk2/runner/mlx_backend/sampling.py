@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 import mlx.core as mx
 
-from mlxk2.runner.request import Sampling
+from mlxk2.runner.request import SEEDS, Sampling
 
 from .library import MlxLm
 
@@ -17,8 +17,6 @@ Processor = Callable[[Any, Any], Any]
 
 # How far mlx-lm's repetition penalty looks back, prompt included.
 REPETITION_TOKENS = 20
-
-_SEEDS = 2**64
 
 
 def make_sampler(mlx_lm: MlxLm, sampling: Sampling, vocab_size: int) -> Sampler:
@@ -45,7 +43,7 @@ class _KeyedSampler:
         for keep in self._filters:
             logprobs = keep(logprobs)
         key = mx.random.key(self._key)
-        self._key = (self._key + 1) % _SEEDS
+        self._key = (self._key + 1) % SEEDS
         return self._draw(logprobs, key)
 
 
@@ -61,10 +59,13 @@ def _filters(mlx_lm: MlxLm, sampling: Sampling, vocab_size: int) -> tuple[Sample
     return tuple(filters)
 
 
-def make_processors(mlx_lm: MlxLm, sampling: Sampling, before: Sequence[int] = ()) -> list[Processor]:
+def make_processors(
+    mlx_lm: MlxLm, sampling: Sampling, before: Sequence[int] = (), said: Sequence[int] = ()
+) -> list[Processor]:
     """Return what changes the logits before a token is drawn: biases and penalties.
 
-    `before`: prompt ids that the engine does not show to processors, since they lie in the KV cache already.
+    `before`: prompt ids that the engine does not show to processors, since they lie in the KV cache already. `said`:
+    those ids of the prompt that are a part of the answer.
     """
     bias = dict(sampling.logit_bias)
     processors: list[Processor] = list(mlx_lm.samplers.make_logits_processors(logit_bias=bias)) if bias else []
@@ -72,7 +73,7 @@ def make_processors(mlx_lm: MlxLm, sampling: Sampling, before: Sequence[int] = (
         made = mlx_lm.samplers.make_logits_processors(repetition_penalty=sampling.repetition_penalty)
         processors += [_preceded(processor, before[-REPETITION_TOKENS:]) for processor in made]
     if sampling.presence_penalty or sampling.frequency_penalty:
-        processors.append(_CountPenalty(sampling.presence_penalty, sampling.frequency_penalty))
+        processors.append(_CountPenalty(sampling.presence_penalty, sampling.frequency_penalty, said))
     return processors
 
 
@@ -105,15 +106,16 @@ class _CountPenalty:
     Source: the definition in OpenAI's API reference; mlx-lm's own look at the last 20 tokens, prompt included.
     """
 
-    def __init__(self, presence: float, frequency: float) -> None:
+    def __init__(self, presence: float, frequency: float, said: Sequence[int]) -> None:
         self._presence = presence
         self._frequency = frequency
+        self._before = mx.array(list(said), dtype=mx.uint32)
         self._prompt_size: int | None = None
 
     def __call__(self, tokens: Any, logits: Any) -> Any:
         if self._prompt_size is None:
             self._prompt_size = len(tokens)
-        said = tokens[self._prompt_size :]
+        said = mx.concatenate([self._before, tokens[self._prompt_size :].astype(mx.uint32)])
         if len(said) == 0:
             return logits
         counts = mx.zeros((logits.shape[-1],), dtype=logits.dtype).at[said].add(mx.array(1, dtype=logits.dtype))

@@ -1,0 +1,93 @@
+"""The engine process from its start to its end: load, then commands in and events out between the steps."""
+
+from __future__ import annotations
+
+import time
+from multiprocessing.connection import Connection
+
+from mlxk2 import errors
+from mlxk2.runner.speech import backend
+from mlxk2.server.protocol import (
+    Cancel,
+    Command,
+    Count,
+    Counted,
+    Embed,
+    EngineEvent,
+    EngineSpec,
+    Failed,
+    Generate,
+    LoadFailed,
+    Problem,
+    Stop,
+)
+
+from .inbox import Inbox
+from .model import ServedModel
+from .scheduler import Scheduler
+
+_STATUS_EVERY_S = 1.0
+
+
+def run_engine(spec: EngineSpec, commands: Connection, events: Connection) -> None:
+    """Load a model and answer until Stop comes; where `commands` ends without it, the process ends at once.
+
+    Each message on `events` is a tuple of events.
+    """
+    inbox = Inbox(commands)
+    try:
+        model = ServedModel(spec)
+    except errors.MlxkError as error:
+        events.send((LoadFailed(Problem.of(error)),))
+        return
+    try:
+        _Loop(model, inbox, events).run()
+    finally:
+        model.close()
+        backend().end_thread()
+
+
+class _Loop:
+    def __init__(self, model: ServedModel, inbox: Inbox, events: Connection) -> None:
+        self._model = model
+        self._inbox = inbox
+        self._events = events
+        self._scheduler = Scheduler(model)
+        self._told: list[EngineEvent] = [model.ready]
+        self._next_status = 0.0
+
+    def run(self) -> None:
+        while True:
+            self._send()
+            for command in self._inbox.take(0.0 if self._scheduler.is_busy else self._until_status()):
+                if isinstance(command, Stop):
+                    return
+                self._obey(command)
+            self._scheduler.step()
+
+    def _obey(self, command: Command) -> None:
+        """Do what one request wants; what is wrong with it is its own affair."""
+        try:
+            if isinstance(command, Generate):
+                self._scheduler.generate(command)
+            elif isinstance(command, Embed):
+                self._scheduler.embed(command)
+            elif isinstance(command, Count):
+                self._told.append(Counted(command.id, self._model.count(command.request)))
+            elif isinstance(command, Cancel):
+                self._scheduler.cancel(command.id)
+        except errors.MlxkError as error:
+            self._told.append(Failed(getattr(command, "id", ""), Problem.of(error)))
+
+    def _send(self) -> None:
+        told = (*self._told, *self._scheduler.events())
+        self._told = []
+        now = time.monotonic()
+        if now >= self._next_status:
+            self._next_status = now + _STATUS_EVERY_S
+            told = (*told, self._scheduler.status())
+        if told:
+            self._events.send(told)
+
+    def _until_status(self) -> float:
+        return max(self._next_status - time.monotonic(), 0.001)

@@ -1,0 +1,145 @@
+"""The loaded model, and what its requests may ask of it: limits of tokens and memory, tools, embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mlxk2 import errors
+from mlxk2.inspection.capabilities import EMBEDDING, detect_type
+from mlxk2.inspection.context import DEFAULT_CONTEXT_LENGTH
+from mlxk2.inspection.files import ModelFiles
+from mlxk2.inspection.memory import memory_need
+from mlxk2.runner.limits import memory_limit_bytes
+from mlxk2.runner.request import GenerationRequest
+from mlxk2.runner.runner import MLXRunner
+from mlxk2.runner.speech import backend
+from mlxk2.runner.vocabulary import check_given_ids, check_ids, vocabulary_size
+from mlxk2.server.protocol import EngineSpec, Ready
+
+from .pooling import check_pooling
+from .reply import Reply
+from .room import Room, expected_positions
+
+if TYPE_CHECKING:
+    from mlxk2.runner.mlx_backend import Batch, ByTurns, PrefixStore
+
+# Any request loads a tokenizer; this one asks for a template too, where there is one.
+_FIRST = GenerationRequest(prompt="x", max_tokens=1)
+
+
+class ServedModel:
+    """A model with its weights in memory.
+
+    Raises: IncompatibleModel, DependencyMissing, InsufficientMemory.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self._files = files = ModelFiles.read(spec.ref)
+        self._kind = detect_type(files)
+        self.runner = MLXRunner(files, fast_start=spec.fast_start, options=spec.options)
+        self.room = Room(
+            files.config or {}, spec.options.cache, memory_need(files).weights_bytes or 0, spec.memory_limit_bytes
+        )
+        if spec.memory_limit_bytes is None:
+            limits = [limit for limit in (memory_limit_bytes(), self.runner.recommended_memory_bytes()) if limit]
+            self.room = replace(self.room, limit_bytes=min(limits) if limits else None)
+        self.room.check(1)
+        self.runner.load(_FIRST)
+        engine = self.runner.engine()
+        self.store: PrefixStore = backend().PrefixStore(engine, spec.options.cache, spec.prefix_cache_bytes)
+        self._obstacle = self._batch_obstacle()
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens prompt and answer may have together."""
+        return self.runner.context_length or DEFAULT_CONTEXT_LENGTH
+
+    @property
+    def ready(self) -> Ready:
+        """What the HTTP side is told."""
+        speech = self.runner.speech(_FIRST)
+        return Ready(
+            context_length=self.runner.context_length,
+            weights_bytes=self.room.weights_bytes,
+            can_generate=self._kind != EMBEDDING,
+            can_embed=self._kind == EMBEDDING,
+            has_tools=speech.takes_tools,
+            has_fill_in=speech.can_fill_in,
+        )
+
+    def reply(self, id: str, request: GenerationRequest) -> Reply:
+        """Prepare the answer to a request.
+
+        Raises: ContextLengthExceeded, InsufficientMemory, IncompatibleModel, GenerationFailed, UsageError,
+            DependencyMissing.
+        """
+        asked, context = request.max_tokens, self.context_length
+        limit = asked or self.spec.default_max_tokens or max(context // 2, 1)
+        prepared = self.runner.prepare(replace(request, max_tokens=limit))
+        length = len(prepared.ids)
+        if asked is not None and length + asked > context:
+            raise errors.ContextLengthExceeded(
+                f"the prompt has {length} tokens and the answer may have {asked}, the model's context holds {context}",
+                hint="ask for fewer tokens, or shorten the prompt",
+                prompt_tokens=length,
+                max_tokens=asked,
+                context_length=context,
+            )
+        positions = expected_positions(length, prepared.max_tokens, is_asked_for=asked is not None)
+        self.room.check(positions)
+        return Reply(id, prepared, positions, self.runner.speech(request).tool_reader(request))
+
+    def texts_to_embed(self, inputs: tuple[str | tuple[int, ...], ...]) -> list[tuple[int, ...]]:
+        """Return the token ids of texts.
+
+        Raises: IncompatibleModel where the model is not made for embeddings, or not those of the last token;
+            ContextLengthExceeded, UsageError.
+        """
+        if self._kind != EMBEDDING:
+            raise errors.IncompatibleModel(
+                f"{self.spec.ref.name} is no embedding model", hint="use a model that is made for embeddings"
+            )
+        check_pooling(self._files)
+        return [self._text_to_embed(text) for text in inputs]
+
+    def _text_to_embed(self, text: str | tuple[int, ...]) -> tuple[int, ...]:
+        tokenizer = self.runner.speech(_FIRST).tokenizer
+        ids = tokenizer.encode(text, add_special_tokens=True) if isinstance(text, str) else text
+        size = vocabulary_size(self._files.config or {}) or tokenizer.size
+        if not isinstance(text, str):
+            check_given_ids(ids, size)
+        check_ids(ids, size)
+        if len(ids) > self.context_length:
+            raise errors.ContextLengthExceeded(
+                f"a text has {len(ids)} tokens, the model's context holds {self.context_length}",
+                prompt_tokens=len(ids),
+                context_length=self.context_length,
+            )
+        return ids
+
+    def count(self, request: GenerationRequest) -> int:
+        """Return how many tokens a request's prompt has. Raises: as `reply`."""
+        return self.runner.count_tokens(request)
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self.store.shrink(0)
+        self.runner.close()
+
+    def batch(self, width: int) -> Batch | ByTurns:
+        """Return what decodes several sequences at a time; by turns where they cannot be one batch."""
+        engine, cache = self.runner.engine(), self.spec.options.cache
+        if self._obstacle is not None:
+            turns: ByTurns = backend().ByTurns(engine, cache, self.store)
+            return turns
+        batch: Batch = backend().Batch(engine, cache, width, self.store)
+        return batch
+
+    def _batch_obstacle(self) -> str | None:
+        options = self.spec.options
+        if options.draft is not None:
+            return "a draft model guesses for one sequence only"
+        found: Any = backend().batch_obstacle(self.runner.engine(), options.cache, tuple(range(9)))
+        return None if found is None else str(found)

@@ -1,0 +1,98 @@
+"""One answer on its way: each step of the engine becomes what the HTTP side is told. Knows no MLX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from mlxk2.events import ANSWER, Delta
+from mlxk2.runner.answer import ChosenToken, PreparedPrompt
+from mlxk2.runner.tools import CallLost, CallPart, ToolReader
+from mlxk2.runner.turn import Turn
+from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolLost, ToolPiece
+
+if TYPE_CHECKING:
+    from mlxk2.runner.mlx_backend import Step
+
+
+class Reply:
+    """The answer to the request `id`. `positions`: how many of a KV cache it takes, as far as is known.
+
+    `failures` counts the steps that failed with it in company though nobody was to blame.
+    """
+
+    def __init__(self, id: str, prompt: PreparedPrompt, positions: int, tools: ToolReader | None = None) -> None:
+        self.id = id
+        self.turn = Turn(prompt)
+        self.failures = 0
+        self._positions = positions
+        self._tools = tools
+        self._told = 0
+        self._has_begun = False
+        self.is_finished = False
+
+    @property
+    def positions(self) -> int:
+        """What it takes at least: more than was expected once the answer is longer."""
+        return max(self._positions, len(self.turn.prompt.ids) + self.turn.tokens + 1)
+
+    def begin(self, cached_tokens: int) -> tuple[RequestEvent, ...]:
+        """The prompt is being read, all but `cached_tokens` of it. Nothing is told when an answer goes on."""
+        if self._has_begun:
+            return ()
+        self._has_begun = True
+        self.turn.cached_tokens = cached_tokens
+        self.turn.begin()
+        return (Begun(self.id, len(self.turn.prompt.ids), cached_tokens),)
+
+    def take(self, step: Step) -> tuple[RequestEvent, ...]:
+        """Return what is to be told of a step."""
+        return tuple(self._told_of(self.turn.take(step)))
+
+    def finish(self) -> tuple[RequestEvent, ...]:
+        """Return the last events."""
+        self.is_finished = True
+        turn = self.turn
+        events = list(self._told_of(turn.text.finish()))
+        if self._tools is not None:
+            events += map(self._tool_event, self._tools.finish())
+        if self._told < len(turn.chosen):
+            events.append(Piece(self.id, ANSWER, "", self._new_logprobs()))
+        answer = turn.result()
+        has_calls = self._tools is not None and self._tools.calls > 0
+        reason = "tool_calls" if has_calls and answer.finish_reason == "stop" else answer.finish_reason
+        events.append(Over(self.id, reason, answer.usage, answer.timing, turn.text.stop, self._value_problem()))
+        return tuple(events)
+
+    def _told_of(self, deltas: Iterable[Delta]) -> Iterator[RequestEvent]:
+        for delta in deltas:
+            if self._tools is None or delta.channel != ANSWER:
+                yield Piece(self.id, delta.channel, delta.text, self._new_logprobs())
+            else:
+                yield from map(self._tool_event, self._tools.feed(delta.text))
+
+    def _tool_event(self, found: str | CallPart | CallLost) -> RequestEvent:
+        if isinstance(found, CallPart):
+            return ToolPiece(self.id, found.index, found.call_id, found.name, found.arguments)
+        if isinstance(found, CallLost):
+            return ToolLost(self.id, found.index, found.text)
+        return Piece(self.id, ANSWER, found, self._new_logprobs())
+
+    def _new_logprobs(self) -> tuple[ChosenToken, ...]:
+        found = tuple(self.turn.chosen[self._told :])
+        self._told += len(found)
+        return found
+
+    def _value_problem(self) -> str | None:
+        """Say why the answer is not what it was to be."""
+        constraint = self.turn.prompt.request.constraint
+        if constraint is None:
+            return None
+        answer = self.turn.result()
+        if answer.failure is not None:
+            return answer.failure
+        try:
+            constraint.value(answer.text)
+        except ValueError as error:
+            return str(error)
+        return None
