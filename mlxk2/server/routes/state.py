@@ -12,6 +12,7 @@ from mlxk2.server.answers import JsonResponse
 from mlxk2.server.host_types import FAILED, RESTARTING, STOPPING
 from mlxk2.server.metrics import CONTENT_TYPE
 from mlxk2.server.record import record_of
+from mlxk2.server.status import status_of
 
 from .serving import exchange_of, serving_of
 
@@ -36,6 +37,12 @@ async def health(request: Request) -> Response:
         return JsonResponse({"status": "healthy", "service": SERVICE})
     told = {"status": "unhealthy", "service": SERVICE, "state": snapshot.state, "reason": snapshot.problem}
     return JsonResponse(told, status_code=503, headers={"retry-after": "1"})
+
+
+@router.get("/v1/status", response_class=JsonResponse)
+async def status(request: Request) -> Response:
+    """Tell what is loaded, and how busy the server is; `mlxk2 ps` asks this."""
+    return JsonResponse(status_of(serving_of(request).host.snapshot()))
 
 
 @router.get("/v1/models", response_class=JsonResponse)
