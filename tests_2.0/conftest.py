@@ -11,7 +11,7 @@ import pytest
 from support.guard import Guard, user_cache_roots
 from support.isolation import USER_ENVIRON, IsolatedCache, make_cache, real_mlx_works, scrub_environment, use_stubs
 
-pytest_plugins = ("conftest_runner",)
+pytest_plugins = ("conftest_runner", "conftest_chat")
 
 # Marker -> the variable that lets its tests run; they use the user's own cache or network on purpose.
 LIVE_SWITCHES = {"live_push": "MLXK2_LIVE_PUSH", "live_clone": "MLXK2_LIVE_CLONE", "live_list": "MLXK2_LIVE_LIST"}

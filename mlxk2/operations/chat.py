@@ -126,7 +126,8 @@ class ChatSession:
 
         Raises: IncompatibleModel, InsufficientMemory, DependencyMissing.
         """
-        self._plan.memory.check(EXPECTED_ANSWER_TOKENS, self._runner.recommended_memory_bytes())
+        expected = self.settings.max_tokens or EXPECTED_ANSWER_TOKENS
+        self._plan.memory.check(expected, self._runner.recommended_memory_bytes())
         self._runner.load(self.settings.request(()))
 
     def ask(self, question: str) -> Generator[Event, None, Turn]:

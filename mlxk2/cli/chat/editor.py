@@ -24,6 +24,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from .commands import COMMANDS, SlashCommand
 from .history import HistoryFile
 from .lines import CONTINUATION, LineCleared, opens_block
+from .signals import ChatSignals
 
 _MENU_LINES = 6
 
@@ -31,13 +32,17 @@ _MENU_LINES = 6
 class Editor:
     """Reads messages of one or more lines, and leaves the terminal as it was."""
 
-    def __init__(self, stdin: TextIO, terminal: TextIO, history: HistoryFile | None, *, color: bool) -> None:
+    def __init__(
+        self, stdin: TextIO, terminal: TextIO, history: HistoryFile | None, signals: ChatSignals, *, color: bool
+    ) -> None:
         self._stdin = stdin
         self._history = history
+        self._signals = signals
+        self._is_left = False
         self._session: PromptSession[str] = PromptSession(
             input=create_input(stdin),
             # Without asking for the cursor's position: an answer that comes late would look like typing.
-            output=Vt100_Output(terminal, lambda: _size(terminal), enable_cpr=False),
+            output=_Output(terminal, lambda: _size(terminal), enable_cpr=False),
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             history=InMemoryHistory(list(history.entries) if history is not None else []),
             completer=_Completer(),
@@ -52,8 +57,14 @@ class Editor:
 
     def read(self, prompt: str) -> str:
         """Show `prompt` and return what was typed. Raises: EOFError, KeyboardInterrupt."""
+        self._is_left = False
         try:
-            typed = self._session.prompt(prompt, set_exception_handler=False)
+            with self._signals.leaving_by(self._leave):
+                typed = self._session.prompt(
+                    prompt, pre_run=self._leave_if_asked, set_exception_handler=False, handle_sigint=False
+                )
+            if self._is_left:
+                raise KeyboardInterrupt
         except (OSError, termios.error) as gone:
             raise EOFError from gone
         except KeyboardInterrupt as pressed:
@@ -65,6 +76,20 @@ class Editor:
         if self._history is not None:
             self._history.add(text)
         return text
+
+    def _leave(self) -> None:
+        """End `read` from a signal handler, which must not raise in the midst of an event loop."""
+        self._is_left = True
+        loop = self._session.app.loop
+        if loop is not None:
+            # A loop that is closed has ended by itself.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._leave_if_asked)
+
+    def _leave_if_asked(self) -> None:
+        app = self._session.app
+        if self._is_left and app.future is not None and not app.future.done():
+            app.exit(exception=KeyboardInterrupt)
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -83,6 +108,15 @@ class Editor:
         finally:
             with suppress(termios.error):
                 termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+class _Output(Vt100_Output):  # type: ignore[misc]
+    """Shows nothing any more once the terminal has gone, rather than fail in the midst of an event loop."""
+
+    def flush(self) -> None:
+        """Show what is waiting."""
+        with suppress(OSError):
+            super().flush()
 
 
 class _Completer(Completer):  # type: ignore[misc]

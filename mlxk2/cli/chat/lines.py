@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import select
 from contextlib import AbstractContextManager, nullcontext
 from typing import Callable, NamedTuple, Protocol, TextIO
 
 from mlxk2.errors import UsageError
 
 PROMPT, CONTINUATION = ">>> ", "... "
+
+_LOOK_EVERY_S = 0.2
 
 _FENCE = '"""'
 # A message may stand between fences, and so may what a command is given.
@@ -42,11 +45,16 @@ class PlainLines:
     def __init__(self, stdin: TextIO, write: Callable[[str], None]) -> None:
         self._stdin = stdin
         self._write = write
+        try:
+            self._descriptor: int | None = stdin.fileno()
+        except (OSError, ValueError):
+            self._descriptor = None
 
     def read(self, prompt: str) -> str:
         """Show `prompt` and return a line. Raises: EOFError, KeyboardInterrupt, UsageError."""
         self._write(prompt)
         try:
+            self._wait()
             line = self._stdin.readline()
         except KeyboardInterrupt:
             self._write("\n")
@@ -59,6 +67,11 @@ class PlainLines:
             self._write("\n")
             raise EOFError
         return line.rstrip("\r\n")
+
+    def _wait(self) -> None:
+        """Wait for a line; a signal that comes just before a read would not end it until a key is pressed."""
+        while self._descriptor is not None and not select.select([self._descriptor], [], [], _LOOK_EVERY_S)[0]:
+            pass
 
     def away(self) -> AbstractContextManager[None]:
         """The terminal keeps what is typed by itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 
 from mlxk2.cli.commands.run import INTERRUPTED_LINE
 from mlxk2.errors import Interrupted, MlxkError
@@ -35,18 +36,16 @@ class Chat:
 
         Ctrl-C ends an answer, or clears the line; at the prompt twice in a row it ends the chat, as its end of input
         does: with success. Only a signal to end is an interruption.
+
+        Raises: TerminalGone.
         """
-        while not self.ended:
-            try:
-                self._step()
-            except KeyboardInterrupt as pressed:
-                if self._signals.to_end:
-                    return Interrupted.exit_code
-                self._pressed(isinstance(pressed, LineCleared))
-            except MlxkError as error:
-                self.screen.error(error)
-                self.screen.say()
-        return 0
+        while not (self.ended or self._signals.to_end):
+            # What is not dealt with within was pressed at a moment when it means nothing.
+            with suppress(KeyboardInterrupt):
+                self._signals.between()
+                self._go_on()
+        self._signals.between()
+        return Interrupted.exit_code if self._signals.to_end else 0
 
     def answer(self, steps: Generator[Event, None, Turn]) -> None:
         """Show an answer as it comes. Raises: MlxkError, KeyboardInterrupt."""
@@ -56,6 +55,17 @@ class Chat:
             raise KeyboardInterrupt
         if self.shows_figures:
             self.screen.dim(last_answer(turn, self.session.context_length))
+
+    def _go_on(self) -> None:
+        """Take one line, and whatever comes of it."""
+        try:
+            self._step()
+        except KeyboardInterrupt as pressed:
+            self._signals.between()
+            self._pressed(isinstance(pressed, LineCleared))
+        except MlxkError as error:
+            self.screen.error(error)
+            self.screen.say()
 
     def _step(self) -> None:
         typed = self._read()
@@ -67,14 +77,15 @@ class Chat:
             self._obey_or_ask(typed.text)
 
     def _read(self) -> Input | None:
-        """Read what the person types; None at the end of input."""
+        """Read what the person types; None where nothing more is to come."""
         self._is_reading = True
         try:
-            typed = read_input(self._source)
+            with self._signals.reading():
+                typed = read_input(self._source)
         except EOFError:
             return None
         self._is_reading, self._presses = False, 0
-        return typed
+        return None if self._signals.to_end else typed
 
     def _obey_or_ask(self, text: str) -> None:
         called = parsed(text)
@@ -94,6 +105,8 @@ class Chat:
 
     def _pressed(self, line_cleared: bool) -> None:
         """Ctrl-C: whatever was going on is over."""
+        if self._signals.to_end:
+            return
         if not self._is_reading:
             self.screen.say(INTERRUPTED_LINE)
             self.screen.say()

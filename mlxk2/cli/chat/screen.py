@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Callable
 
 from mlxk2.cli.io import is_terminal, write
 from mlxk2.cli.present import Context, drain, view_of
-from mlxk2.errors import MlxkError
+from mlxk2.errors import MlxkError, OutputFailed
 from mlxk2.events import Delta, Event, Finished, Progress, Warned
 from mlxk2.output.errors import error_lines
 from mlxk2.output.stream import AnswerStream, ProgressLine, Warnings
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mlxk2.operations.chat_turns import Turn
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+class TerminalGone(Exception):
+    """Nobody is left to talk to."""
 
 
 class Screen:
@@ -31,8 +35,11 @@ class Screen:
         self._can_redraw = can_redraw
 
     def write(self, text: str) -> None:
-        """Show text as it is."""
-        write(self.terminal, text)
+        """Show text as it is. Raises: TerminalGone."""
+        try:
+            write(self.terminal, text)
+        except (OutputFailed, BrokenPipeError) as gone:
+            raise TerminalGone from gone
 
     def say(self, text: str = "") -> None:
         """Show lines, control characters made visible."""
@@ -95,7 +102,7 @@ class _AnswerView:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress) and self._progress is not None:
-            self._progress(event)
+            self._draw(event, self._progress)
         elif isinstance(event, Delta):
             self._take(event)
         elif isinstance(event, Finished):
@@ -121,7 +128,14 @@ class _AnswerView:
         self._is_open = True
         self._text(delta)
 
+    def _draw(self, event: Progress, line: ProgressLine) -> None:
+        try:
+            line(event)
+        except OSError as gone:
+            raise TerminalGone from gone
+
     def _clear_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.clear()
-            self._progress = None
+        line, self._progress = self._progress, None
+        if line is not None:
+            with suppress(OSError):
+                line.clear()

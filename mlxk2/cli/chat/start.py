@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
 from importlib.util import find_spec
 
 from mlxk2.cli import run_flags
 from mlxk2.cli.present import Context
-from mlxk2.errors import UsageError
+from mlxk2.errors import Interrupted, UsageError
 from mlxk2.operations.chat import ChatOptions, ChatSession, prepare_chat
 from mlxk2.operations.chat_settings import ChatSettings
 from mlxk2.store.resolve import find_model
@@ -16,7 +15,7 @@ from mlxk2.store.resolve import find_model
 from .history import HistoryFile
 from .lines import LineSource, PlainLines
 from .loop import Chat
-from .screen import Screen
+from .screen import Screen, TerminalGone
 from .signals import ChatSignals
 
 # What a single answer may be asked for, and a chat may not.
@@ -33,17 +32,18 @@ def chat(args: argparse.Namespace, context: Context) -> int:
     plan = prepare_chat(find_model(args.model, settings), options, fast_start=settings.fast_start)
     edits = _can_edit(context)
     screen = Screen(context, can_redraw=edits)
-    source = _source(args, context, screen, edits=edits)
     signals = ChatSignals(owns_process=context.io.owns_process)
-    with ExitStack() as stack:
-        stack.enter_context(signals.watched())
-        session = stack.enter_context(ChatSession(plan))
-        with source.away(), screen.working(f"loading {session.model} ..."):
-            session.load()
-        _greet(session, screen)
-        talk = Chat(session, screen, source, signals)
-        talk.shows_figures = args.verbose
-        return talk.run()
+    source = _editor(context, screen, signals) if edits else PlainLines(context.io.stdin, screen.write)
+    try:
+        with signals.watched(), ChatSession(plan) as session:
+            with source.away(), screen.working(f"loading {session.model} ..."):
+                session.load()
+            _greet(session, screen)
+            talk = Chat(session, screen, source, signals)
+            talk.shows_figures = args.verbose
+            return talk.run()
+    except TerminalGone:
+        return Interrupted.exit_code
 
 
 def _options(args: argparse.Namespace, context: Context) -> ChatOptions:
@@ -72,13 +72,11 @@ def _can_edit(context: Context) -> bool:
     return context.settings.can_edit_lines and find_spec("prompt_toolkit") is not None
 
 
-def _source(args: argparse.Namespace, context: Context, screen: Screen, *, edits: bool) -> LineSource:
-    if not edits:
-        return PlainLines(context.io.stdin, screen.write)
+def _editor(context: Context, screen: Screen, signals: ChatSignals) -> LineSource:
     from .editor import Editor
 
-    history = None if args.no_history else _history(context, screen)
-    return Editor(context.io.stdin, screen.terminal, history, color=not context.settings.no_color)
+    history = None if context.args.no_history else _history(context, screen)
+    return Editor(context.io.stdin, screen.terminal, history, signals, color=not context.settings.no_color)
 
 
 def _history(context: Context, screen: Screen) -> HistoryFile | None:
