@@ -121,7 +121,7 @@ def test_other_commands_go_the_same_way() -> None:
 def test_without_a_name_the_default_model_answers_or_the_loaded_one() -> None:
     async def named(host: ModelHost) -> None:
         assert await answer(host, None) == ANSWER
-        assert host.snapshot().model == "fine/default"
+        assert host.snapshot().model == "fine.default"
 
     async def loaded(host: ModelHost) -> None:
         with pytest.raises(ModelNotFound, match="names none"):
@@ -129,7 +129,7 @@ def test_without_a_name_the_default_model_answers_or_the_loaded_one() -> None:
         await host.load("fine")
         assert await answer(host, None) == ANSWER
 
-    tell(named, default_model="fine/default")
+    tell(named, default_model="fine.default")
     tell(loaded)
 
 
@@ -383,17 +383,17 @@ def test_the_waiting_model_gets_its_turn_however_busy_the_loaded_one_is() -> Non
             await answer(host, name)
             order.append(name)
 
-        other = asyncio.create_task(note("fine/b"))
+        other = asyncio.create_task(note("fine.b"))
         await until(lambda: host.snapshot().waiting == 1)
         # It is for the loaded model, and comes later: it must not go first.
         later = asyncio.create_task(begin(host, "slow"))
-        more = asyncio.create_task(note("fine/b"))
+        more = asyncio.create_task(note("fine.b"))
         await until(lambda: host.snapshot().waiting == 3)
         await stream.aclose()
         await (await later).aclose()
         await asyncio.gather(other, more)
         # Everything that waited for the other model went together, before the first model came back.
-        assert order == ["fine/b", "fine/b"]
+        assert order == ["fine.b", "fine.b"]
         assert host.snapshot().model == "slow"
 
     tell(story)
@@ -401,7 +401,7 @@ def test_the_waiting_model_gets_its_turn_however_busy_the_loaded_one_is() -> Non
 
 def test_two_models_asked_by_turns_both_answer() -> None:
     async def story(host: ModelHost) -> None:
-        names = ["fine/a", "fine/b"] * 4
+        names = ["fine.a", "fine.b"] * 4
         assert await asyncio.gather(*(answer(host, name) for name in names)) == [ANSWER] * 8
 
     tell(story)
@@ -430,7 +430,7 @@ def test_load_and_unload() -> None:
         assert host.snapshot().state == READY
         await host.load("fine")
         assert host.snapshot().pid == pid
-        await host.unload("fine/other")
+        await host.unload("fine.other")
         assert host.snapshot().pid == pid
         await host.unload("fine")
         assert (host.snapshot().state, host.snapshot().model) == (NONE, None)

@@ -55,7 +55,7 @@ class PsResult:
     max_concurrency: int
     max_queue: int
     restarts: int
-    models: tuple[LoadedModel, ...]
+    loaded: tuple[LoadedModel, ...]
 
 
 def ps(address: ServerAddress) -> PsResult:
@@ -65,8 +65,8 @@ def ps(address: ServerAddress) -> PsResult:
         raise AuthError(f"the server at {address.url} demands a key", hint="--api-key KEY, or MLXK2_API_KEY")
     try:
         told: Any = json.loads(body) if status == 200 else None
-        models = tuple(_read(LoadedModel, model) for model in told["models"])
-        rest = {**told, "models": models, "url": address.url}
+        loaded = tuple(_read(LoadedModel, model) for model in told["loaded"])
+        rest = {**told, "loaded": loaded, "url": address.url}
         return PsResult(**{field.name: rest[field.name] for field in fields(PsResult)})
     except (ValueError, TypeError, KeyError) as error:
         raise ServerUnreachable(

@@ -20,7 +20,7 @@ def render_ps(data: Mapping[str, Any], options: Mapping[str, Any], view: View) -
         lines.append(f"Engines lost: {data['restarts']}")
     if data["problem"]:
         lines.append(f"Problem: {one_line(data['problem'])}")
-    rows = [_HEADERS, *map(_row, data["models"])]
+    rows = [_HEADERS, *map(_row, data["loaded"])]
     if len(rows) > 1:
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADERS))]
         lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]

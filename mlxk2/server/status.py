@@ -9,7 +9,7 @@ from mlxk2.server.host_types import HostSnapshot
 
 
 def status_of(snapshot: HostSnapshot) -> dict[str, Any]:
-    """Return what a snapshot says, the loaded model as the one entry of `models`. Units: bytes, seconds."""
+    """Return what a snapshot says, the model in memory as the one entry of `loaded`. Units: bytes, seconds."""
     return {
         "state": snapshot.state,
         "problem": snapshot.problem,
@@ -19,7 +19,7 @@ def status_of(snapshot: HostSnapshot) -> dict[str, Any]:
         "max_concurrency": snapshot.max_concurrency,
         "max_queue": snapshot.max_queue,
         "restarts": snapshot.restarts,
-        "models": [] if snapshot.model is None else [_model(snapshot)],
+        "loaded": [] if snapshot.model is None else [_model(snapshot)],
     }
 
 

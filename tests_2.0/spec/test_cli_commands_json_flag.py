@@ -24,6 +24,8 @@ CALLS = {
     "convert": ("convert", "org/missing", "./target"),
     "clone": ("clone", "org/missing", "./target"),
     "push": ("push", "./missing", "org/model", "--check-only"),
+    "serve": ("serve", "--model", "org/missing"),
+    "ps": ("ps", "--port", "1"),
     "schema": ("schema",),
     "version": ("version",),
 }

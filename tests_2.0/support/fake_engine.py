@@ -3,7 +3,7 @@
 Names: "fine" answers; "slow" answers a piece each 10 ms, without end; "crash-N" aborts after N pieces (0: before the first);
 "no-start" dies at once; "refuses" cannot be loaded; "late" is ready after half a second; "never" is never ready; "hang" takes
 requests and makes no step; "garbage" says bytes that are no message; "odd" says a value that is none; "flood" says 20,000
-pieces an answer; "deaf" does not end when asked to; "chatty" prints. What follows a "/" only makes the name another.
+pieces an answer; "deaf" does not end when asked to; "chatty" prints. What follows a "." only makes the name another.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def spec_of(name: str) -> EngineSpec:
 
 def run(spec: EngineSpec, commands: Connection, events: Connection) -> None:
     """Be the engine."""
-    _Player(spec.ref.name.partition("/")[0], commands, events).run()
+    _Player(spec.ref.own_name.partition(".")[0], commands, events).run()
 
 
 class _Player:

@@ -11,7 +11,7 @@ def validate(data, custom_formats={}, name_prefix=None):
         raise JsonSchemaValueException("" + (name_prefix or "data") + " must be object")
     data_is_dict = isinstance(data, dict)
     if data_is_dict:
-        data__missing_keys = set(['url', 'state', 'problem', 'uptime_s', 'running', 'waiting', 'max_concurrency', 'max_queue', 'restarts', 'models']) - data.keys()
+        data__missing_keys = set(['url', 'state', 'problem', 'uptime_s', 'running', 'waiting', 'max_concurrency', 'max_queue', 'restarts', 'loaded']) - data.keys()
         if data__missing_keys:
             raise JsonSchemaValueException("" + (name_prefix or "data") + " must contain ")
         data_keys = set(data.keys())
@@ -79,16 +79,16 @@ def validate(data, custom_formats={}, name_prefix=None):
             if isinstance(data__restarts, (int, float)) and not isinstance(data__restarts, bool):
                 if data__restarts < 0:
                     raise JsonSchemaValueException("" + (name_prefix or "data") + ".restarts must be bigger than or equal to 0")
-        if "models" in data_keys:
-            data_keys.remove("models")
-            data__models = data["models"]
-            if not isinstance(data__models, (list, tuple)):
-                raise JsonSchemaValueException("" + (name_prefix or "data") + ".models must be array")
-            data__models_is_list = isinstance(data__models, (list, tuple))
-            if data__models_is_list:
-                data__models_len = len(data__models)
-                for data__models_x, data__models_item in enumerate(data__models):
-                    validate___definitions_loaded_model(data__models_item, custom_formats, (name_prefix or "data") + ".models[{data__models_x}]".format(**locals()))
+        if "loaded" in data_keys:
+            data_keys.remove("loaded")
+            data__loaded = data["loaded"]
+            if not isinstance(data__loaded, (list, tuple)):
+                raise JsonSchemaValueException("" + (name_prefix or "data") + ".loaded must be array")
+            data__loaded_is_list = isinstance(data__loaded, (list, tuple))
+            if data__loaded_is_list:
+                data__loaded_len = len(data__loaded)
+                for data__loaded_x, data__loaded_item in enumerate(data__loaded):
+                    validate___definitions_loaded_model(data__loaded_item, custom_formats, (name_prefix or "data") + ".loaded[{data__loaded_x}]".format(**locals()))
         if data_keys:
             raise JsonSchemaValueException("" + (name_prefix or "data") + " must not contain "+str(data_keys)+" properties")
     return data
