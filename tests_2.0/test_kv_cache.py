@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import count
+
 import pytest
 from conftest_runner import drain, files_of, raw
 from hypothesis import given, settings
@@ -110,6 +113,45 @@ def test_an_interrupt_leaves_a_cache_that_answers_as_before(model):
             steps.throw(KeyboardInterrupt())
             steps.close()
             assert told(ask(runner, conversation(WORDS[1]))) == told(ask(plain, conversation(WORDS[1])))
+
+
+@pytest.mark.parametrize("model", ["llama", "gemma3_text"], indirect=True)
+def test_an_interrupt_at_any_moment_of_the_cache_leaves_it_true(model):
+    """Ctrl-C before every line that changes the cache, one after the other."""
+    with MLXRunner(files_of(model)) as runner, forgetful(model) as plain:
+        wanted = told(ask(plain, conversation(WORDS[0]), max_tokens=4))
+        struck = True
+        for line in count():
+            ask(runner, conversation(WORDS[1]), max_tokens=4)
+            struck = struck_at(line, lambda: ask(runner, conversation(WORDS[0], "so", WORDS[2]), max_tokens=2))
+            assert told(ask(runner, conversation(WORDS[0]), max_tokens=4)) == wanted, f"struck before line {line}"
+            if not struck:
+                break
+        assert line > 20
+
+
+def struck_at(number, action):
+    """Do `action`, with Ctrl-C before the line `number` that it runs in kv_state.py; False where it is not that long."""
+    left = number
+
+    def trace(frame, event, _):
+        nonlocal left
+        if not frame.f_code.co_filename.endswith("kv_state.py"):
+            return trace if event == "call" else None
+        if event == "line":
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return left < 0
 
 
 @pytest.mark.parametrize("model", ["llama"], indirect=True)

@@ -26,6 +26,7 @@ def ask(isolated_cache):
         assert result.code == code, result.stdout
         return result.data if code == 0 else result.error
 
+    run.env = isolated_cache.env
     return run
 
 
@@ -53,6 +54,7 @@ def test_a_bias_forbids_and_forces_tokens(ask, tiny):
         ("5", "ID=X"),
         ("5=much", "ID=X"),
         ("{", "ID=X"),
+        ('{"1": ' + "[" * 5000, "ID=X"),
         ("[1]", "ID=X"),
         ("-1=5", "token id"),
         ("5=101", "-100"),
@@ -198,6 +200,44 @@ def test_a_prompt_cache_of_another_mlx_lm_or_a_damaged_one_is_a_miss(ask, tmp_pa
     assert (data["response"], data["usage"]["cached_tokens"]) == (text, 0)
 
 
+def test_a_model_that_was_changed_in_place_is_another_model(ask, tmp_path):
+    import mlx.core as mx
+
+    model, flags = random_model(tmp_path / "m", "llama"), ("--prompt-cache", str(tmp_path / "p"), "--max-tokens", "2")
+    ask(model, *flags)
+    weights = mx.load(str(model / "model.safetensors"))
+    name = "model.layers.1.self_attn.v_proj.weight"
+    mx.save_safetensors(str(model / "model.safetensors"), {**weights, name: -weights[name]}, metadata={"format": "mlx"})
+    assert ask(model, *flags)["usage"]["cached_tokens"] == 0
+
+
+@pytest.mark.parametrize("ids", ["[1, 2, 3]", "[1e999]", "[" * 5000, '["x"]', "{}", "[-1]"])
+def test_what_a_prompt_cache_says_of_itself_is_not_believed(ask, tmp_path, ids):
+    """Right in everything but the ids that it claims to hold: a miss or an error, never another answer."""
+    import mlx.core as mx
+
+    model, file = random_model(tmp_path / "m", "llama"), tmp_path / "p.safetensors"
+    flags = (*GREEDY, "--prompt-cache", str(file), "--max-tokens", "4")
+    text = ask(model, *flags)["response"]
+    arrays, metadata = mx.load(str(file), return_metadata=True)
+    key = next(key for key in metadata if key.endswith(".ids"))
+    mx.save_safetensors(str(file), arrays, {**metadata, key: ids})
+    result = call("run", str(model), "What is it?", "--json", *flags, env=ask.env)
+    if result.code == 0:
+        assert (result.data["response"], result.data["usage"]["cached_tokens"]) == (text, 0)
+    else:
+        assert result.error["type"] == "CommandError"
+
+
+def test_a_prompt_cache_behind_a_link_stays_behind_it_and_is_for_its_owner_alone(ask, tmp_path):
+    model, link = random_model(tmp_path / "m", "llama"), tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    ask(model, "--prompt-cache", str(link), "--max-tokens", "2")
+    assert link.is_symlink()
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o600
+    assert "--prompt-cache" in ask(model, "--prompt-cache", "", code=2)["message"]
+
+
 def test_what_is_no_prompt_cache_is_never_replaced(ask, tmp_path):
     model = random_model(tmp_path / "m", "llama")
     weights = model / "model.safetensors"
@@ -273,6 +313,20 @@ def test_an_adapter_is_loaded_over_the_model(ask, tmp_path, adapter):
     assert ask(model, *GREEDY, "--max-tokens", "8", "--adapter-path", str(adapter))["response"] != plain
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.7.self_attn.q_proj.lora_a", "model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.lora_a"],
+)
+def test_an_adapter_with_a_tensor_of_another_place_or_shape_is_refused(ask, tmp_path, adapter, name):
+    """What is not refused here is taken by some versions of mlx-lm, which then read beyond their arrays."""
+    import mlx.core as mx
+
+    weights = mx.load(str(adapter / "adapters.safetensors"))
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), {**weights, name: mx.ones((1, 32))})
+    error = ask(random_model(tmp_path / "m", "llama"), "--adapter-path", str(adapter), code=1)
+    assert (error["type"], name in error["message"]) == ("incompatible_model", True)
+
+
 def test_an_adapter_that_is_none_or_does_not_fit_is_refused(ask, tmp_path, adapter):
     model = random_model(tmp_path / "m", "llama")
     assert "adapter_config.json" in ask(model, "--adapter-path", str(tmp_path), code=2)["message"]
@@ -344,3 +398,15 @@ def test_an_error_is_the_last_line(tmp_path, isolated_cache):
     model = scripted_model(tmp_path / "m", "x", TinyOptions(context_length=30))
     result = call("run", str(model), "q" * 100, "--stream-json", env=isolated_cache.env)
     assert (result.code, lines_of(result)[-1]["error"]["type"]) == (1, "context_length_exceeded")
+
+
+def test_an_error_after_shown_text_begins_on_a_line_of_its_own(tmp_path, isolated_cache):
+    pytest.importorskip("llguidance")
+    model = scripted_model(tmp_path / "m", pieces=["<think>", "Hmm", "</think>", '"on', "and", "on"], repeat=True)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config["chat_template"] += "{# <think> </think> #}"
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    flags = ("--json-schema", '{"type": "string"}', "--max-tokens")
+    for budget, shown in (("2", "\x1b[2mHmm\x1b[0m\n"), ("5", '\x1b[2mHmm\n\n\x1b[0m"onand\n')):
+        result = call("run", str(model), "hi", *flags, budget, env=isolated_cache.env, terminal=True)
+        assert (result.code, result.stdout) == (1, shown)

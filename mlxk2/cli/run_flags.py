@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlxk2.runner.constraint import Constraint
     from mlxk2.store.model_ref import ModelRef
 
+_LONGEST_SHOWN = 80
 _STRUCTURED = ("json_schema", "regex", "choices")
 
 
@@ -176,7 +177,7 @@ def options_of(args: argparse.Namespace, prompt: str, draft: ModelRef | None) ->
         top_logprobs=args.logprobs,
         engine=engine_of(args, draft),
         draft=draft,
-        prompt_cache=Path(args.prompt_cache).expanduser() if args.prompt_cache else None,
+        prompt_cache=_file("--prompt-cache", args.prompt_cache),
         hide_reasoning=args.hide_reasoning,
         force=args.force,
     )
@@ -209,6 +210,12 @@ def _adapter(given: str | None) -> Path | None:
     return folder
 
 
+def _file(flag: str, given: str | None) -> Path | None:
+    if given == "":
+        raise UsageError(f"{flag} must not be empty")
+    return None if given is None else Path(given).expanduser()
+
+
 def _logit_bias(words: list[str]) -> dict[int, float]:
     """Read ID=X pairs and JSON objects. Raises: UsageError."""
     bias: dict[int, float] = {}
@@ -216,8 +223,9 @@ def _logit_bias(words: list[str]) -> dict[int, float]:
         try:
             pairs = json.loads(word).items() if word.lstrip().startswith("{") else [word.split("=", 1)]
             bias.update((int(token), float(value)) for token, value in pairs)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise UsageError(
-                f"--logit-bias: {word!r} is no ID=X", hint="token ids and numbers: --logit-bias 42=-100"
+                f"--logit-bias: {word[:_LONGEST_SHOWN]!r} is no ID=X",
+                hint="token ids and numbers: --logit-bias 42=-100",
             ) from error
     return bias

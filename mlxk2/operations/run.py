@@ -19,7 +19,7 @@ from mlxk2.events import Event, Finished, Timing, Usage
 from mlxk2.inspection.describe import Inspection, inspect_model
 from mlxk2.operations.run_memory import MemoryPlan
 from mlxk2.runner.limits import EXPECTED_ANSWER_TOKENS
-from mlxk2.runner.prompt_file import read_prompt_file
+from mlxk2.runner.prompt_cache_file import read_prompt_cache
 from mlxk2.runner.request import EngineOptions, GenerationRequest, Message, Sampling
 from mlxk2.store.model_ref import ModelRef
 
@@ -103,7 +103,7 @@ def prepare(
     if options.constraint is not None:
         options.constraint.check()
     if options.prompt_cache is not None:
-        read_prompt_file(options.prompt_cache)
+        read_prompt_cache(options.prompt_cache)
     draft = None if options.draft is None else runnable(options.draft)
     memory = MemoryPlan.of(inspection, draft, options.engine, limit=memory_limit, force=options.force, share=share)
     memory.check(request.max_tokens or EXPECTED_ANSWER_TOKENS)
@@ -144,10 +144,10 @@ def run_model(plan: RunPlan) -> Generator[Event, None, RunResult]:
             plan.memory.check(expected_tokens(prompt), runner.recommended_memory_bytes())
             file = plan.options.prompt_cache
             if file is not None:
-                runner.use_prompt_file(file)
+                runner.use_prompt_cache(file)
             answer = yield from runner.answer(prompt)
             if file is not None and answer.finish_reason != "interrupted":
-                runner.write_prompt_file(file, prompt)
+                runner.write_prompt_cache(file, prompt)
     except KeyboardInterrupt:
         # Struck while the model was still being set up, and nothing was said, or while it was put away.
         if answer is None:

@@ -45,7 +45,7 @@ class MemoryPlan:
         """Read the headers of both models' weights. `limit`: bytes that may be used; None asks the machine."""
         models = [inspection] if draft is None else [inspection, draft]
         return cls(
-            weights_bytes=sum(part_bytes(model.files, share) for model in models),
+            weights_bytes=_adapter_bytes(engine) + sum(part_bytes(model.files, share) for model in models),
             configs=tuple(model.files.config or {} for model in models),
             context_length=inspection.info.context_length,
             limit_bytes=limit if limit is not None else memory_limit_bytes(),
@@ -108,3 +108,13 @@ class MemoryPlan:
             fits = self._kv_bytes(middle, self.engine.cache.kv_bits) <= room
             low, high = (middle, high) if fits else (low, middle - 1)
         return low
+
+
+def _adapter_bytes(engine: EngineOptions) -> int:
+    """What the weights of an adapter take; a missing one is an error of its own, later."""
+    if engine.adapter is None:
+        return 0
+    try:
+        return (engine.adapter / "adapters.safetensors").stat().st_size
+    except OSError:
+        return 0

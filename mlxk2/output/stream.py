@@ -41,6 +41,11 @@ class AnswerStream:
         closing = _PLAIN if self._channel == REASONING and self._view.color else ""
         self._view.write(closing + ("" if self._last == "\n" else "\n"))
 
+    def break_off(self) -> None:
+        """Make way for an error: what was begun is ended, and where nothing was, nothing is written."""
+        if self._last:
+            self.end_line()
+
     def _turn_to(self, channel: str) -> str:
         self._channel = channel
         style = "" if not self._view.color else _DIM if channel == REASONING else _PLAIN

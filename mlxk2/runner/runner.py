@@ -18,9 +18,9 @@ from . import fast_start as stand_ins
 from .answer import Answer, PreparedPrompt
 from .draft import check_draft
 from .limits import token_budget
-from .prompt_file import PromptFile, owner_of, read_prompt_file
+from .prompt_cache_file import PromptCacheFile, owner_of, read_prompt_cache
 from .request import EngineOptions, GenerationRequest
-from .speech import SpeechLoader, backend
+from .speech import Speech, SpeechLoader, backend
 from .turn import Turn
 from .vocabulary import check_bias, check_given_ids, check_ids, vocabulary_size
 
@@ -62,6 +62,7 @@ class MLXRunner:
         self._load = load_engine or self._load_folder
         self._engine: Engine | None = None
         self._state: KVState | None = None
+        self._draft_vocabulary: int | None = None
 
     def __enter__(self) -> MLXRunner:
         return self
@@ -124,22 +125,33 @@ class MLXRunner:
             lasting_tokens=lambda: speech.lasting_tokens(request, prompt),
         )
 
+    def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens the request's prompt has, whether it fits or not.
+
+        Raises: IncompatibleModel, GenerationFailed (template), DependencyMissing, UsageError.
+        """
+        return len(self.speech(request).prompt(request).ids)
+
+    def speech(self, request: GenerationRequest) -> Speech:
+        """Return how to talk to the model, loading its tokenizer if need be. Raises: IncompatibleModel, DependencyMissing."""
+        return self._speech.load(request)
+
     def recommended_memory_bytes(self) -> int | None:
         """Return what the device should hold at most, None where it does not say."""
         limit: int | None = backend().recommended_memory_bytes()
         return limit
 
-    def use_prompt_file(self, path: Path) -> None:
-        """Begin with what a prompt file holds, where it is one of this model's; a file that cannot be used is a miss.
+    def use_prompt_cache(self, path: Path) -> None:
+        """Begin with what a prompt cache file holds, where it is one of this model's; a file that cannot be used is a miss.
 
-        Raises: UsageError where the path holds something else than a prompt file.
+        Raises: UsageError where the path holds something else.
         """
-        found, owner = read_prompt_file(path), owner_of(self._files, self._options)
+        found, owner = read_prompt_cache(path), owner_of(self._files, self._options)
         if found is not None and found.owner == owner:
             with self._borrowed_state() as (engine, state):
-                engine.load_state(path, found.ids, state)
+                engine.load_state(path, found.ids, state, self._options.cache)
 
-    def write_prompt_file(self, path: Path, prompt: PreparedPrompt) -> None:
+    def write_prompt_cache(self, path: Path, prompt: PreparedPrompt) -> None:
         """Write what was read of `prompt` into a file, unless it holds that already.
 
         Of a KV cache that cannot be cut back, only what later turns begin with too.
@@ -150,8 +162,8 @@ class MLXRunner:
             length = len(prompt.ids) if state.keeps_everything else prompt.lasting_tokens()
             # One id more, since one is always left to read.
             held = state.rewind([*prompt.ids[:length], 0])
-            found, owner = read_prompt_file(path), owner_of(self._files, self._options)
-            if held and not (found is not None and found == PromptFile(owner, tuple(state.ids))):
+            found, owner = read_prompt_cache(path), owner_of(self._files, self._options)
+            if held and not (found is not None and found == PromptCacheFile(owner, tuple(state.ids))):
                 engine.save_state(path, state, owner)
 
     def generate(self, request: GenerationRequest) -> Generator[Event, None, Answer]:
@@ -194,7 +206,11 @@ class MLXRunner:
 
     def _vocab_size(self, tokenizer_size: int) -> int:
         own = vocabulary_size(self._config) or tokenizer_size
-        return own if self._options.draft is None else min(own, check_draft(self._folder, self._options.draft))
+        if self._options.draft is None:
+            return own
+        if self._draft_vocabulary is None:
+            self._draft_vocabulary = check_draft(self._folder, self._options.draft)
+        return min(own, self._draft_vocabulary)
 
     def engine(self) -> Engine:
         """Return what generates, loading it first if need be. Raises: IncompatibleModel, DependencyMissing."""

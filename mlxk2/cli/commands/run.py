@@ -9,7 +9,7 @@ from functools import partial
 from mlxk2.cli import run_flags
 from mlxk2.cli.io import is_terminal, silence_libraries, write
 from mlxk2.cli.present import Context, drain, present, view_of
-from mlxk2.errors import Interrupted, UsageError
+from mlxk2.errors import Interrupted, MlxkError, UsageError
 from mlxk2.events import Event
 from mlxk2.operations.run import RunResult, prepare, run_model
 from mlxk2.output.stream import AnswerStream
@@ -88,7 +88,12 @@ def _for_programs(steps: Generator[Event, None, RunResult], args: argparse.Names
 def _for_people(steps: Generator[Event, None, RunResult], args: argparse.Namespace, context: Context) -> int:
     view = view_of(context.io, context.settings)
     stream = None if args.no_stream else AnswerStream(view, hide_reasoning=args.hide_reasoning)
-    result: RunResult = drain(steps, stream)
+    try:
+        result: RunResult = drain(steps, stream)
+    except MlxkError:
+        if stream is not None:
+            stream.break_off()
+        raise
     if stream is None:
         present(context, result)
     else:

@@ -17,7 +17,7 @@ from .device import end_thread, memory_figures, recommended_memory_bytes, wire_m
 from .embedding import embed
 from .engine import Engine, Step
 from .kv_state import KVState, common_prefix
-from .library import accepted, file_limit_kept, import_mlx_lm, import_module, translated
+from .library import accepted, file_limit_kept, import_mlx_lm, translated
 from .prefix_store import SHORTEST, PrefixStore
 from .tool_parsers import tool_format
 

@@ -21,7 +21,7 @@ from .device import on_metal, settle
 from .kv_state import KVState
 from .library import MlxLm, translated
 from .logprobs import TokenLogprobs, likeliest
-from .prompt_file import load_state, save_state
+from .prompt_cache_file import load_state, save_state
 from .sampling import Processor, Sampler, below, make_processors, make_sampler
 
 # Ctrl-C strikes between prefill steps, which take seconds on a CPU.
@@ -72,16 +72,18 @@ class Engine:
         self.check_ids(prompt_ids)
         end = len(prompt_ids) - 1
         checkpoint_at = min(checkpoint_at, end)
-        place = state.rewind(prompt_ids)
+        with translated("the model failed while reading the prompt", errors.GenerationFailed):
+            place = state.rewind(prompt_ids)
         yield place
         stops = sorted({checkpoint_at, end})
         chunks = _chunks(place, stops, _GPU_PREFILL_STEP if on_metal() else _CPU_PREFILL_STEP)
         with translated("the model failed while reading the prompt", errors.GenerationFailed):
             for number, (start, stop) in enumerate(chunks):
-                self._read(prompt_ids[start:stop], state)
-                state.ids = list(prompt_ids[:stop])
-                if stop == checkpoint_at:
-                    state.save_checkpoint()
+                with state.changing():
+                    self._read(prompt_ids[start:stop], state)
+                    state.ids = list(prompt_ids[:stop])
+                    if stop == checkpoint_at:
+                        state.save_checkpoint()
                 if number % _STEPS_BETWEEN_CLEARING == _STEPS_BETWEEN_CLEARING - 1:
                     mx.clear_cache()
                 yield stop
@@ -93,6 +95,7 @@ class Engine:
         """
         said: list[int] = []
         steps = self._steps(prompt_ids, state, decoding)
+        state.begin()
         try:
             with translated("the model failed while generating", errors.GenerationFailed), closing(steps):
                 for token, logprobs, *_ in steps:
@@ -103,29 +106,24 @@ class Engine:
             # Left between two steps: the layers hold everything that was said.
             state.settle([*prompt_ids, *said])
             raise
-        except BaseException:
-            state.forget()
-            raise
         state.settle([*prompt_ids, *said])
 
-    def load_state(self, path: Path, ids: Sequence[int], state: KVState) -> bool:
-        """Let `state` hold what a prompt file holds; False where the file cannot be used."""
-        return load_state(self.mlx_lm, path, ids, state)
+    def load_state(self, path: Path, ids: Sequence[int], state: KVState, options: CacheOptions) -> bool:
+        """Let `state` hold what a prompt cache file holds; False where the file cannot be used."""
+        # Nothing is computed: the graph alone tells what this model's layers look like.
+        expected = self.new_state(options).layers
+        self.model(mx.array([list(ids[:1])]), cache=expected)
+        return load_state(self.mlx_lm, path, ids, state, expected)
 
     def save_state(self, path: Path, state: KVState, owner: Mapping[str, str]) -> None:
         """Write what `state` holds into a file. Raises: OutputFailed."""
         save_state(self.mlx_lm, path, state, owner)
 
     def _read(self, ids: Sequence[int], state: KVState) -> None:
-        try:
-            for model, layers in ((self.model, state.layers), (self._draft, state.draft)):
-                if layers:
-                    model(mx.array([list(ids)]), cache=layers)
-                    mx.eval([layer.state for layer in layers])
-        except BaseException:
-            # Some layers may have read the ids and others not.
-            state.forget()
-            raise
+        for model, layers in ((self.model, state.layers), (self._draft, state.draft)):
+            if layers:
+                model(mx.array([list(ids)]), cache=layers)
+                mx.eval([layer.state for layer in layers])
 
     def _steps(self, prompt_ids: Sequence[int], state: KVState, decoding: Decoding) -> Any:
         options = {
@@ -146,7 +144,7 @@ class Engine:
         return make_sampler(self.mlx_lm, decoding.sampling, decoding.vocab_size)
 
     def _processors(self, before: Sequence[int], decoding: Decoding) -> list[Processor]:
-        processors = make_processors(self.mlx_lm, decoding.sampling, before)
+        processors = make_processors(self.mlx_lm, decoding.sampling, before, decoding.said)
         if self._draft is not None:
             # Padded vocabularies may differ: neither may say what the other cannot read.
             processors.append(below(decoding.vocab_size))

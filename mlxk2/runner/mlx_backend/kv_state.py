@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -13,6 +14,8 @@ Layers = list[Any]
 
 # Layers that keep every position and only ever append: cutting them back gives what they were.
 _APPENDING = ("KVCache", "QuantizedKVCache", "ConcatenateKVCache")
+
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,12 @@ class _Checkpoint:
 class KVState:
     """The KV cache of one sequence, kept from one prompt to the next. `draft` is that of a draft model, in step with it.
 
-    `make` and `make_draft` make empty layers. Whatever goes wrong while the layers change, `forget` must follow.
+    `make` and `make_draft` make empty layers. Whatever goes wrong while the layers change, Ctrl-C included, leaves it empty.
     """
 
-    def __init__(self, mlx_lm: MlxLm, make: Callable[[], Layers], make_draft: Callable[[], Layers] | None) -> None:
+    def __init__(
+        self, mlx_lm: MlxLm, make: Callable[[], Layers], make_draft: Callable[[], Layers] | None = None
+    ) -> None:
         self._mlx_lm = mlx_lm
         self._make = make
         self._make_draft = make_draft
@@ -38,15 +43,25 @@ class KVState:
 
     def forget(self) -> None:
         """Hold nothing."""
+        self._is_whole = False
         self.ids: list[int] = []
         self.layers: Layers = self._make()
         self.draft: Layers = self._make_draft() if self._make_draft is not None else []
         self._checkpoint = None
+        self._is_whole = True
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Let the layers be changed. What is not changed to the end, whatever the reason, counts as holding nothing."""
+        self._is_whole = False
+        yield
+        self._is_whole = True
 
     def adopt(self, ids: Sequence[int], layers: Layers) -> None:
         """Hold `layers`, which somebody else filled with `ids`."""
         self.forget()
-        self.ids, self.layers = list(ids), layers
+        with self.changing():
+            self.ids, self.layers = list(ids), layers
 
     @property
     def keeps_everything(self) -> bool:
@@ -58,21 +73,32 @@ class KVState:
 
         At least one token is always left to read. Layers that cannot be cut back go to the checkpoint, or are emptied.
         """
+        if not self._is_whole:
+            self.forget()
         same = min(common_prefix(self.ids, prompt), len(prompt) - 1)
-        if same < len(self.ids):
-            same = self._cut_to(same) or self._restore(prompt)
-        self.ids = list(prompt[:same])
+        with self.changing():
+            if same < len(self.ids):
+                same = self._cut_to(same) or self._restore(prompt)
+            self.ids = list(prompt[:same])
         return same
 
     def save_checkpoint(self) -> None:
         """Remember the present state, where that is the only way back to it."""
         if self.keeps_everything or self.draft:
             return
-        kept = tuple(None if _appends(layer) else copy.deepcopy(layer) for layer in self.layers)
+        kept = tuple(None if appends(layer) else copy.deepcopy(layer) for layer in self.layers)
         self._checkpoint = _Checkpoint(len(self.ids), kept)
+
+    def begin(self) -> None:
+        """Note that somebody changes the layers from now on, until `settle` says what they hold."""
+        self._is_whole = False
 
     def settle(self, ids: Sequence[int]) -> None:
         """Note that the layers hold `ids`; after speculation they may hold fewer, draft and model not the same number."""
+        with self.changing():
+            self._settle(ids)
+
+    def _settle(self, ids: Sequence[int]) -> None:
         if not self.draft:
             self.ids = list(ids)
             return
@@ -88,7 +114,7 @@ class KVState:
     def _cut_to(self, length: int) -> int:
         """Cut every layer back to `length` tokens; 0, and nothing is changed, where they cannot be."""
         layers = [*self.layers, *self.draft]
-        if not length or not all(_can_be_cut(layer) for layer in layers):
+        if not length or not all(can_be_cut(layer) for layer in layers):
             return 0
         if self._checkpoint is not None and self._checkpoint.length > length:
             self._checkpoint = None
@@ -112,14 +138,21 @@ class KVState:
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """Return how many items at the beginning are equal."""
     limit = min(len(left), len(right))
-    return next((place for place in range(limit) if left[place] != right[place]), limit)
+    start = 0
+    # Whole blocks are compared by the machine's own loop.
+    while start < limit and list(left[start : start + _BLOCK]) == list(right[start : start + _BLOCK]):
+        start += _BLOCK
+    end = min(start + _BLOCK, limit)
+    return next((place for place in range(min(start, limit), end) if left[place] != right[place]), end)
 
 
-def _appends(layer: Any) -> bool:
+def appends(layer: Any) -> bool:
+    """Whether a layer keeps every position for ever."""
     return type(layer).__name__ in _APPENDING
 
 
-def _can_be_cut(layer: Any) -> bool:
+def can_be_cut(layer: Any) -> bool:
+    """Whether a layer as it is now can be cut back to any earlier length."""
     # A chunked layer says that it can be, but what it dropped at its front does not come back.
     return bool(layer.is_trimmable()) and not hasattr(layer, "start_position")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +23,15 @@ from .request import EngineOptions
 
 _KIND, _KIND_KEY = "mlxk2 prompt cache 1", ".kind"
 
-# Pieces of each weight file that go into a model's fingerprint: two models of one shape differ everywhere.
+# What the cache names large files by.
+_CONTENT_HASH = re.compile("[0-9a-f]{64}")
+
+# Pieces of each weight file that go into a model's fingerprint.
 _SAMPLES, _SAMPLE_BYTES = 16, 4096
 _WHOLE_BYTES = 2**20
 
 
-class PromptFile(NamedTuple):
+class PromptCacheFile(NamedTuple):
     """What a file says of itself: `owner` is the metadata that must match, `ids` what it holds."""
 
     owner: dict[str, str]
@@ -47,7 +51,10 @@ def owner_of(files: ModelFiles, options: EngineOptions) -> dict[str, str]:
 
 
 def fingerprint(folder: Path, files: ModelFiles) -> str:
-    """Return a hash of a model's config and of samples of its weights, which takes milliseconds for any size."""
+    """Return a hash of a model's config and of what identifies its weights, which takes milliseconds for any size.
+
+    A file of the cache has its content's hash for a name; of any other file size, time and samples must do.
+    """
     digest = hashlib.sha256(json.dumps(files.config, sort_keys=True, default=str).encode())
     names = sorted(entry.name for entry in weight_entries(files))
     for name in [*names, "tokenizer.json"]:
@@ -55,7 +62,7 @@ def fingerprint(folder: Path, files: ModelFiles) -> str:
     return digest.hexdigest()
 
 
-def read_prompt_file(path: Path) -> PromptFile | None:
+def read_prompt_cache(path: Path) -> PromptCacheFile | None:
     """Read the header of a prompt cache; None where there is no file.
 
     Raises: UsageError where the path holds something else, or cannot be written: nothing of the user's is replaced.
@@ -77,8 +84,10 @@ def read_prompt_file(path: Path) -> PromptFile | None:
         start = own[: -len(_KIND_KEY)] + "."
         found = {key[len(start) :]: str(value) for key, value in metadata.items() if key.startswith(start)}
         ids = json.loads(found.pop("ids"))
-        return PromptFile(found, tuple(int(number) for number in ids))
-    except (HeaderError, OSError, ValueError, TypeError, KeyError) as problem:
+        if not isinstance(ids, list) or not ids:
+            raise ValueError("it does not say what it holds")
+        return PromptCacheFile(found, tuple(int(number) for number in ids))
+    except (HeaderError, OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as problem:
         raise errors.UsageError(
             f"--prompt-cache: {path} is no prompt cache: {problem}", hint="name another file, or delete this one"
         ) from problem
@@ -86,8 +95,12 @@ def read_prompt_file(path: Path) -> PromptFile | None:
 
 def _add_samples(digest: hashlib._Hash, path: Path) -> None:
     try:
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size};".encode())
+        blob, about = path.resolve().name, path.stat()
+        if _CONTENT_HASH.fullmatch(blob):
+            digest.update(f"{path.name}:{blob};".encode())
+            return
+        size = about.st_size
+        digest.update(f"{path.name}:{size}:{about.st_mtime_ns};".encode())
         with path.open("rb") as file:
             if size <= _WHOLE_BYTES:
                 digest.update(file.read(_WHOLE_BYTES))
