@@ -127,6 +127,14 @@ def test_the_same_seed_says_the_same_in_every_process_and_after_other_seeds(ask,
     assert len(set(texts)) == 3
 
 
+def test_neighbouring_seeds_have_nothing_in_common(ask, tiny):
+    """Every token as likely as any other: what is said is what was drawn."""
+    flags = ("--temperature", "100", "--top-p", "1", "--max-tokens", "30", "--logprobs", "0", "--seed")
+    streams = [[entry["token_id"] for entry in ask(tiny, *flags, seed)["logprobs"]] for seed in ("7", "8", "9")]
+    pairs = [set(zip(ids, ids[1:], ids[2:])) for ids in streams]
+    assert not pairs[0] & pairs[1] and not pairs[1] & pairs[2]
+
+
 # --- the KV cache -------------------------------------------------------------------------------------------------
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlxk2.errors import MlxkError
 from mlxk2.events import Delta, Usage
 
 from .answer import Answer, AnswerText, ChosenToken, PreparedPrompt, Stopwatch, TokenChoice
-from .request import SEEDS, Decoding
+from .request import Decoding
 
 if TYPE_CHECKING:
     from .mlx_backend import Step
@@ -75,16 +74,12 @@ class Turn:
     def decoding(self) -> Decoding:
         """Return what the engine needs to know to continue `ids`."""
         prompt, said = self.prompt, tuple(self._said)
-        sampling = prompt.request.sampling
         if said:
             self._mask = prompt.make_mask()
             if self._mask is not None:
                 self._mask.advance(said)
-            if sampling.seed is not None:
-                # Each token has a key of its own.
-                sampling = replace(sampling, seed=(sampling.seed + len(said)) % SEEDS)
         return Decoding(
-            sampling=sampling,
+            sampling=prompt.request.sampling,
             max_tokens=prompt.max_tokens - len(said),
             vocab_size=prompt.vocab_size,
             stop_ids=prompt.stop_ids,

@@ -187,7 +187,7 @@ class Batch:
     def _sampler(self, decoding: Decoding) -> Sampler:
         if decoding.sampling.is_greedy:
             return self._greedy
-        return make_sampler(self._engine.mlx_lm, decoding.sampling, decoding.vocab_size)
+        return make_sampler(self._engine.mlx_lm, decoding.sampling, decoding.vocab_size, len(decoding.said))
 
     def _processors(self, decoding: Decoding) -> list[Processor]:
         processors = make_processors(self._engine.mlx_lm, decoding.sampling, said=decoding.said)

@@ -141,7 +141,7 @@ class Engine:
         )
 
     def _sampler(self, decoding: Decoding) -> Sampler:
-        return make_sampler(self.mlx_lm, decoding.sampling, decoding.vocab_size)
+        return make_sampler(self.mlx_lm, decoding.sampling, decoding.vocab_size, len(decoding.said))
 
     def _processors(self, before: Sequence[int], decoding: Decoding) -> list[Processor]:
         processors = make_processors(self.mlx_lm, decoding.sampling, before, decoding.said)

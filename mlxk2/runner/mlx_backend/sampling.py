@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -19,25 +20,25 @@ Processor = Callable[[Any, Any], Any]
 REPETITION_TOKENS = 20
 
 
-def make_sampler(mlx_lm: MlxLm, sampling: Sampling, vocab_size: int) -> Sampler:
-    """Return what draws a token from log probabilities.
+def make_sampler(mlx_lm: MlxLm, sampling: Sampling, vocab_size: int, drawn: int = 0) -> Sampler:
+    """Return what draws a token from log probabilities. `drawn`: how many tokens of this answer were drawn before.
 
     Shape: logprobs: (B, V) -> (B,).
     """
     if sampling.is_greedy:
         sampler: Sampler = mlx_lm.samplers.make_sampler(temp=0.0)
         return sampler
-    return _KeyedSampler(sampling, _filters(mlx_lm, sampling, vocab_size))
+    return _KeyedSampler(sampling, _filters(mlx_lm, sampling, vocab_size), drawn)
 
 
 class _KeyedSampler:
     """Draws with random keys of its own, a new one each step, so that nothing else that draws can disturb it."""
 
-    def __init__(self, sampling: Sampling, filters: tuple[Sampler, ...]) -> None:
+    def __init__(self, sampling: Sampling, filters: tuple[Sampler, ...], drawn: int) -> None:
         self._filters = filters
         scale = 1.0 / sampling.temperature
         self._draw = mx.compile(lambda logprobs, key: mx.random.categorical(logprobs * scale, key=key))
-        self._key = int.from_bytes(os.urandom(8), "little") if sampling.seed is None else sampling.seed
+        self._key = (_first_key(sampling.seed) + drawn) % SEEDS
 
     def __call__(self, logprobs: Any) -> Any:
         for keep in self._filters:
@@ -45,6 +46,12 @@ class _KeyedSampler:
         key = mx.random.key(self._key)
         self._key = (self._key + 1) % SEEDS
         return self._draw(logprobs, key)
+
+
+def _first_key(seed: int | None) -> int:
+    """The key that an answer begins with. Neighbouring seeds are far apart, else one would draw what another drew before."""
+    entropy = os.urandom(8) if seed is None else hashlib.sha256(seed.to_bytes(8, "little")).digest()[:8]
+    return int.from_bytes(entropy, "little")
 
 
 def _filters(mlx_lm: MlxLm, sampling: Sampling, vocab_size: int) -> tuple[Sampler, ...]:
