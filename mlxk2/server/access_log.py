@@ -48,12 +48,16 @@ class AccessLog:
                 headers.setdefault("x-content-type-options", "nosniff")
             await send(message)
 
+        # Without an answer: the client has left, or a bug is on its way to the outermost handler.
+        unanswered = 500
         try:
             await self._app(scope, receive, noting)
+            unanswered = 499
         finally:
+            status = status or unanswered
             duration = time.perf_counter() - record.started
-            self._on_end(record, scope["method"], status or 499, duration)
-            _write(scope, record, status or 499, duration)
+            self._on_end(record, scope["method"], status, duration)
+            _write(scope, record, status, duration)
 
 
 def _write(scope: Scope, record: RequestRecord, status: int, duration: float) -> None:

@@ -101,4 +101,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    return refused(request, InternalError("the server failed; its log says how"))
+    """Answer in front of everything else, the log's headers included; the traceback goes to the log."""
+    answer = refused(request, InternalError("the server failed; its log says how"))
+    answer.headers["x-request-id"] = record_of(request.scope).request_id
+    return answer

@@ -25,6 +25,7 @@ from mlxk2.server.protocol import (
     Over,
     Piece,
     RequestEvent,
+    ToolLost,
     ToolPiece,
 )
 from mlxk2.server.record import RequestRecord
@@ -149,6 +150,9 @@ class Collected:
         elif isinstance(event, ToolPiece):
             call = self.calls.setdefault(event.index, [event.call_id or f"call_{event.index}", event.name or ""])
             call.append(event.arguments)
+        elif isinstance(event, ToolLost):
+            self.calls.pop(event.index, None)
+            self.texts.append(event.text)
         elif isinstance(event, Over):
             self.over = event
 

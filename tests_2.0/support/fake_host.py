@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
+import pytest
+
 from mlxk2 import errors
 from mlxk2.events import Timing, Usage
 from mlxk2.runner.answer import ChosenToken, TokenChoice
@@ -31,6 +33,7 @@ from mlxk2.server.protocol import (
     Ready,
     RequestEvent,
     Status,
+    ToolLost,
     ToolPiece,
 )
 from mlxk2.server.settings import ServerSettings
@@ -53,7 +56,9 @@ class Script:
     pause_s: float = 0.0
     pause_before_start_s: float = 0.0
     hold: bool = False
+    lost_call: str | None = None
     error: errors.MlxkError | None = None
+    bug: bool = False
     fail_after: int | None = None
     problem: Problem = field(default_factory=lambda: Problem.of(errors.EngineLost("the engine was lost", hint=None)))
 
@@ -87,6 +92,8 @@ class FakeHost:
                 raise errors.ModelNotFound(f"no model {model!r} in the cache")
             if self.script.error is not None:
                 raise self.script.error
+            if self.script.bug:
+                raise RuntimeError("a secret of the server")
             await asyncio.sleep(self.script.pause_before_start_s)
             async for event in self._answer(command):
                 is_over = isinstance(event, (Over, Embedded, Counted, Failed))
@@ -121,6 +128,8 @@ class FakeHost:
             yield ToolPiece(id, index, call_id, name, "")
             for part in parts:
                 yield ToolPiece(id, index, None, None, part)
+            if script.lost_call is not None:
+                yield ToolLost(id, index, script.lost_call)
         while script.hold:
             await asyncio.sleep(0.01)
         said = len(script.words)
@@ -189,6 +198,13 @@ def serving(host: FakeHost, settings: ServerSettings | None = None, catalog: Any
             server.should_exit = True
             thread.join(10)
     assert not thread.is_alive()
+
+
+def http_client(**options: Any) -> Any:
+    """Return a client that leaves no connection open; the test file is skipped where httpx is missing."""
+    httpx = pytest.importorskip("httpx")
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(verify=False, trust_env=False, limits=limits, timeout=30, **options)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

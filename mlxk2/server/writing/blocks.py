@@ -8,7 +8,7 @@ from typing import Union
 
 from mlxk2.runner.answer import ChosenToken
 from mlxk2.server.exchange import Collected, Numbered
-from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolPiece
+from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolLost, ToolPiece
 
 THOUGHTS, TEXT, CALL = "thoughts", "text", "call"
 
@@ -75,6 +75,9 @@ async def in_blocks(events: AsyncIterator[Numbered]) -> AsyncIterator[BlockEvent
     blocks: list[Block] = []
     current: tuple[str, int] | None = None
     async for _, event in events:
+        if isinstance(event, ToolLost):
+            # Parts of it were sent as a call; now it is said as text, whole.
+            event = Piece(event.id, "answer", event.text)
         if isinstance(event, Begun):
             yield event
         elif isinstance(event, Over):
@@ -85,6 +88,8 @@ async def in_blocks(events: AsyncIterator[Numbered]) -> AsyncIterator[BlockEvent
             yield event
         elif isinstance(event, (Piece, ToolPiece)):
             kind = _kind(event)
+            if kind != current and isinstance(event, Piece) and not event.text:
+                continue
             if kind != current:
                 if blocks:
                     yield Closed(blocks[-1])

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlxk2.events import Usage
 from mlxk2.server.exchange import Collected, Numbered
-from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolPiece
+from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolLost, ToolPiece
 from mlxk2.server.sse import DONE, frame
 
 from . import common
@@ -97,6 +97,8 @@ class ChatWriter:
 def _delta(event: RequestEvent) -> dict[str, Any]:
     if isinstance(event, Piece):
         return {"content" if event.channel == "answer" else "reasoning_content": event.text}
+    if isinstance(event, ToolLost):
+        return {"content": event.text}
     if not isinstance(event, ToolPiece):
         return {}
     call: dict[str, Any] = {"index": event.index}

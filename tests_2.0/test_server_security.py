@@ -1,0 +1,213 @@
+"""Who is let in, what is read of a body, and what is written into the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.fake_host import FakeHost, RunningServer, Script, http_client, serving, wait_until
+
+from mlxk2.server.settings import ServerSettings
+
+pytest.importorskip("fastapi", reason="the server's packages are not installed")
+HTTP = http_client()
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "a very private question"}]}
+KEY = "sk-key-of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serving(FakeHost(), ServerSettings(max_body_bytes=100_000, body_timeout_s=0.3)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[RunningServer]:
+    with serving(FakeHost(), ServerSettings(api_keys=("other", KEY))) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "headers", [{"authorization": f"Bearer {KEY}"}, {"authorization": f"bearer  {KEY}"}, {"x-api-key": KEY}]
+)
+def test_a_key_opens(locked: RunningServer, headers: dict[str, str]) -> None:
+    assert HTTP.post(locked.url + CHAT, json=BODY, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"authorization": KEY}, {"authorization": f"Bearer {KEY}x"}, {"x-api-key": ""}, {"x-api-key": "é".encode()}],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/v1/models/org/tiny"])
+def test_no_key_no_answer(locked: RunningServer, path: str, headers: dict[str, Any]) -> None:
+    response = HTTP.get(locked.url + path, headers=headers)
+    assert response.status_code == 401
+    assert response.json()["error"]["type"] == "authentication_error"
+    assert KEY not in response.text
+
+
+def test_anthropics_clients_get_anthropics_error(locked: RunningServer) -> None:
+    response = HTTP.post(locked.url + "/v1/messages", json={})
+    assert (response.status_code, response.json()["error"]["type"]) == (401, "authentication_error")
+    assert response.json()["type"] == "error"
+
+
+@pytest.mark.parametrize("path", ["/health", "/", "/docs", "/openapi.json"])
+def test_some_addresses_are_open(locked: RunningServer, path: str) -> None:
+    assert HTTP.get(locked.url + path).status_code == 200
+
+
+def test_settings_do_not_show_their_keys() -> None:
+    assert KEY not in repr(ServerSettings(api_keys=(KEY,)))
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", ""]
+)
+def test_a_name_that_is_not_ours_is_refused(server: RunningServer, host: str) -> None:
+    assert HTTP.get(server.url + "/v1/models", headers={"host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000"])
+def test_our_own_names_are_fine(server: RunningServer, host: str) -> None:
+    assert HTTP.get(server.url + "/v1/models", headers={"host": host}).status_code == 200
+
+
+def test_other_names_can_be_allowed() -> None:
+    with serving(FakeHost(), ServerSettings(allowed_hosts=("my.box",))) as running:
+        assert HTTP.get(running.url + "/v1/models", headers={"host": "my.box:80"}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/models/org/tiny/unload"])
+def test_pages_of_other_sites_cannot_ask(server: RunningServer, path: str, origin: str) -> None:
+    response = HTTP.post(server.url + path, json=BODY, headers={"origin": origin})
+    assert response.status_code == 403
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_our_own_page_can_ask(server: RunningServer) -> None:
+    assert HTTP.post(server.url + CHAT, json=BODY, headers={"origin": server.url}).status_code == 200
+
+
+def test_cors_only_where_it_is_asked_for(server: RunningServer) -> None:
+    origin = "https://app.example"
+    asking = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type",
+    }
+    assert "access-control-allow-origin" not in HTTP.options(server.url + CHAT, headers=asking).headers
+    with serving(FakeHost(), ServerSettings(cors_origins=(origin,), api_keys=(KEY,))) as running:
+        before = HTTP.options(running.url + CHAT, headers=asking)
+        assert (before.status_code, before.headers["access-control-allow-origin"]) == (200, origin)
+        answer = HTTP.post(running.url + CHAT, json=BODY, headers={"origin": origin, "x-api-key": KEY})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+        refused = HTTP.post(running.url + CHAT, json=BODY, headers={"origin": "https://evil.example", "x-api-key": KEY})
+        assert refused.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
+)
+def test_only_json_is_taken(server: RunningServer, kind: str) -> None:
+    response = HTTP.post(server.url + CHAT, content=json.dumps(BODY), headers={"content-type": kind})
+    assert response.status_code == 415
+
+
+def test_json_with_a_charset_is_json(server: RunningServer) -> None:
+    headers = {"content-type": "application/json; charset=utf-8"}
+    assert HTTP.post(server.url + CHAT, content=json.dumps(BODY), headers=headers).status_code == 200
+
+
+def test_a_body_that_says_it_is_too_large_is_not_read(server: RunningServer) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10000000000\r\n\r\n"
+    assert b" 413 " in talk(server, head.encode()).split(b"\r\n")[0]
+
+
+def test_a_body_in_chunks_is_measured(server: RunningServer) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b" " * 10_000
+
+    response = HTTP.post(server.url + CHAT, content=chunks(), headers={"content-type": "application/json"})
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "request_too_large"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(server: RunningServer) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
+    assert b" 408 " in talk(server, head.encode()).split(b"\r\n")[0]
+
+
+def talk(server: RunningServer, data: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(data)
+        return client.recv(4096)
+
+
+def test_a_request_id_is_echoed_if_it_is_sane(server: RunningServer) -> None:
+    assert HTTP.get(server.url + "/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    given = HTTP.get(server.url + "/health", headers={"x-request-id": 'a"b' * 100}).headers["x-request-id"]
+    assert given.startswith("req_")
+
+
+def access_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [vars(record)["fields"] for record in caplog.records if record.name == "mlxk2.access"]
+
+
+def test_each_request_is_one_line_with_its_tokens(locked: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="mlxk2.access")
+    headers = {"x-api-key": KEY, "x-request-id": "mine"}
+    HTTP.post(f"{locked.url}{CHAT}?key={KEY}", json={**BODY, "stream": True, "model": "org/tiny"}, headers=headers)
+    wait_until(lambda: len(access_lines(caplog)) == 1)
+    line = access_lines(caplog)[0]
+    assert (line["request_id"], line["method"], line["path"], line["status"]) == ("mine", "POST", CHAT, 200)
+    assert (line["model"], line["prompt_tokens"], line["cached_tokens"], line["completion_tokens"]) == (
+        "org/tiny",
+        12,
+        4,
+        3,
+    )
+    assert line["finish_reason"] == "stop"
+    assert 0 <= line["ttft_s"] <= line["duration_s"]
+    # pytest listens to uvicorn's own access log, which is switched off.
+    told = " ".join(str(vars(record)) for record in caplog.records if record.name != "uvicorn.access")
+    assert KEY not in told
+    assert "private" not in told
+
+
+def test_who_is_refused_or_leaves_is_logged_too(locked: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="mlxk2.access")
+    HTTP.get(locked.url + "/v1/models")
+    wait_until(lambda: len(access_lines(caplog)) == 1)
+    locked.host.script = Script(hold=True)
+    stream = {**BODY, "stream": True}
+    with HTTP.stream("POST", locked.url + CHAT, json=stream, headers={"x-api-key": KEY}):
+        wait_until(lambda: locked.host.running == 1)
+    wait_until(lambda: len(access_lines(caplog)) == 2)
+    assert [line["status"] for line in access_lines(caplog)] == [401, 200]
+    assert access_lines(caplog)[1]["error"] == "client_gone"
+    locked.host.script = Script()
+
+
+def test_every_line_can_be_json() -> None:
+    from mlxk2.server.access_log import JsonLines, log_config
+
+    formatter = JsonLines()
+    try:
+        raise ValueError("line\nend")
+    except ValueError as error:
+        record = logging.LogRecord("uvicorn.error", logging.ERROR, "x", 1, "it\nfailed", (), (ValueError, error, None))
+    line = formatter.format(record)
+    assert "\n" not in line
+    assert json.loads(line)["message"] == "it\nfailed"
+    loggers = log_config(ServerSettings(log_json=True))["loggers"]
+    assert loggers["uvicorn.access"]["handlers"] == []
+    assert loggers["uvicorn"]["handlers"] == ["stderr"]
