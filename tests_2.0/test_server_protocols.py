@@ -201,7 +201,7 @@ def test_openai_timeout_frees_the_place(server: RunningServer, gpt: Any, stream:
 def test_anthropic_message(server: RunningServer, claude: Any) -> None:
     server.host.script = Script(thoughts=("hm",), reason="stop", stop="END")
     answer = claude.messages.create(
-        model=MODEL, max_tokens=9, system="Be brief.", messages=HELLO, stop_sequences=["END"], temperature=0.5,
+        model=MODEL, max_tokens=9, system="Be brief.", messages=HELLO, stop_sequences=["END"], extra_body={"temperature": 0.5},
         thinking={"type": "enabled", "budget_tokens": 1024}, metadata={"user_id": "me"},
     )  # fmt: skip
     assert [block.type for block in answer.content] == ["thinking", "text"]
