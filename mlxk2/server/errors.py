@@ -92,6 +92,7 @@ class Told(MlxkError):
 _FIELDS = {
     "logprobs": "top_logprobs", "json_schema": "response_format", "regex": "response_format", "choices": "response_format",
 }  # fmt: skip
+_NAMED = re.compile(r"(prompt|suffix|messages|tools|tool_choice|input): ")
 _FLAG = re.compile(r"--([a-z][a-z-]*[a-z])")
 
 _OPENAI_TYPES = {
@@ -187,6 +188,9 @@ def _in_words_of_the_api(error: MlxkError, names: Mapping[str, str]) -> tuple[st
         if param is None and flag:
             param = renamed(flag)
         message = _FLAG.sub(renamed, message)
+        named = _NAMED.match(message)
+        if param is None and named:
+            param = named[1]
     if error.hint and not _FLAG.search(error.hint) and "mlxk2 " not in error.hint:
         message = f"{message}; {error.hint}"
     return message, param if isinstance(param, str) else None
