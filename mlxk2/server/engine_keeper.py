@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any, Callable, get_args
 
 from mlxk2.errors import EngineLost, MlxkError
@@ -127,6 +128,7 @@ class EngineKeeper:
             self._be_ready(event)
         elif isinstance(event, LoadFailed):
             self._load_failed, self.problem = True, error_of(event.problem)
+            self._arm(_KILLED_S, partial(self._kill, "did not end after it could not be loaded"))
         else:
             self._kill(f"said what cannot be understood ({type(event).__name__})")
 
