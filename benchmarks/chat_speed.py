@@ -15,7 +15,7 @@ from harness import real_model
 from support.tiny_model import TinyOptions, tiny_model
 from table import print_table, verdict
 
-from mlxk2.cli.present import drain
+from mlxk2.driving import drain
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.runner.request import EngineOptions, GenerationRequest, Message, Sampling
 from mlxk2.runner.runner import MLXRunner

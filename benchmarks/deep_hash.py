@@ -14,7 +14,7 @@ import harness  # noqa: F401 - puts the test kit on the path
 from support.cache_builder import Repo, chat_model
 from table import print_table, verdict
 
-from mlxk2.cli.present import drain
+from mlxk2.driving import drain
 from mlxk2.inspection.content_hash import check_content
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.store.model_ref import CACHE, ModelRef

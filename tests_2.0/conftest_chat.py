@@ -12,7 +12,7 @@ import pytest
 from support.call import Result, call
 from support.isolation import IsolatedCache
 
-from mlxk2.cli import present
+from mlxk2 import driving
 from mlxk2.events import Event, Warned
 from mlxk2.operations.chat import ChatOptions, ChatSession, prepare_chat
 from mlxk2.operations.chat_settings import ChatSettings
@@ -89,12 +89,12 @@ def session_of() -> Iterator[Callable[..., ChatSession]]:
 
 def drain(steps: Any) -> Turn:
     """Run a turn to its end."""
-    turn: Turn = present.drain(steps, None)
+    turn: Turn = driving.drain(steps, None)
     return turn
 
 
 def warnings_of(steps: Any) -> list[str]:
     """Run a turn to its end and return what it warned of."""
     events: list[Event] = []
-    present.drain(steps, events.append)
+    driving.drain(steps, events.append)
     return [event.message for event in events if isinstance(event, Warned)]

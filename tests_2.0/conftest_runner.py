@@ -10,7 +10,7 @@ from typing import Any, Callable
 import pytest
 from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
-from mlxk2.cli import present
+from mlxk2 import driving
 from mlxk2.events import Delta, Event, Finished
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.runner.answer import Answer
@@ -40,7 +40,7 @@ class Told:
 def drain(steps: Generator[Event, None, Answer]) -> Told:
     """Run a generation to its end."""
     events: list[Event] = []
-    answer = present.drain(steps, events.append)
+    answer = driving.drain(steps, events.append)
     return Told(tuple(events), answer)
 
 

@@ -11,8 +11,7 @@ from support.batching import Batches, write_prompts
 from support.random_models import CONFIGS, random_model
 from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
-from mlxk2 import errors
-from mlxk2.cli import present
+from mlxk2 import driving, errors
 from mlxk2.events import Warned
 from mlxk2.operations.batch import BatchFiles, plan_batch, run_batch
 from mlxk2.operations.run import RunOptions
@@ -203,7 +202,7 @@ def test_no_more_are_answered_at_a_time_than_fit(endless):
     options = RunOptions("", None, Sampling(temperature=0), max_tokens=5)
     limit = weights + 128 * 2**20 + 2 * row + row // 2
     plan = plan_batch(ref, options, BatchFiles(source, target), memory_limit=limit)
-    result = present.drain(run_batch(plan), None)
+    result = driving.drain(run_batch(plan), None)
     assert (result.answered, result.failed, result.batch_size) == (9, 0, 2)
 
 

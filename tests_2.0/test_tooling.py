@@ -142,3 +142,16 @@ def test_the_rule_above_would_see_a_sleep() -> None:
 )
 def test_the_rule_above_would_see_a_patch(line: str) -> None:
     assert OWN_NAME_PATCHED.search(line)
+
+
+def test_no_module_of_the_package_imports_itself_by_way_of_others() -> None:
+    """Lazy imports count; the layers say nothing of what lies within one of them."""
+    grimp = pytest.importorskip("grimp")
+    graph = grimp.build_graph("mlxk2", exclude_type_checking_imports=True, cache_dir=None)
+    cycles = []
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            chain = graph.find_shortest_chain(importer=imported, imported=module)
+            if chain is not None:
+                cycles.append(" -> ".join((module, *chain)))
+    assert cycles == []

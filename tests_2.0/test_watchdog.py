@@ -16,7 +16,7 @@ import pytest
 from support import watched_work as work
 from support.processes import gone, wait_until
 
-from mlxk2.cli.present import drain
+from mlxk2.driving import drain
 from mlxk2.errors import GenerationFailed, InsufficientMemory, InternalError, PeerLost
 from mlxk2.events import Delta, Event
 from mlxk2.runner.watchdog import watched

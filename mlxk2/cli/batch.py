@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mlxk2.cli import run_flags
 from mlxk2.cli.io import silence_libraries, write
-from mlxk2.cli.present import Context, Sink, drain, present, progress_sink
+from mlxk2.cli.present import Context, present, progress_sink
+from mlxk2.driving import Sink, drain
 from mlxk2.errors import Interrupted, UsageError
 from mlxk2.operations.batch import DEFAULT_WIDTH, BatchFiles, BatchResult, plan_batch, run_batch
 from mlxk2.output.stream import Warnings

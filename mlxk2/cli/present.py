@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from mlxk2 import envelope
 from mlxk2.cli.command_line import CommandLine
 from mlxk2.cli.io import Io, is_terminal, write
+from mlxk2.driving import Sink
 from mlxk2.errors import Interrupted, MlxkError, OutputFailed, UsageError
 from mlxk2.settings import Settings
 
 if TYPE_CHECKING:
     from mlxk2.cli.registry import Verb
-    from mlxk2.events import Event
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, what a shell reports for any program that loses its reader
-
-Sink = Callable[["Event"], None]
 
 
 class Context(NamedTuple):
@@ -53,24 +51,6 @@ def present(context: Context, result: Any) -> int:
     else:
         render(context, answer["data"])
     return 0
-
-
-def drain(steps: Generator[Event, None, Any], sink: Sink | None) -> Any:
-    """Hand every event to `sink` and return the generator's result; Ctrl-C is passed on to the generator."""
-    sink = sink or _ignore
-    try:
-        event = next(steps)
-        while True:
-            try:
-                sink(event)
-            except KeyboardInterrupt as pressed:
-                event = steps.throw(pressed)
-            else:
-                event = next(steps)
-    except StopIteration as end:
-        return end.value
-    finally:
-        steps.close()
 
 
 @contextmanager
@@ -190,7 +170,3 @@ def show_help(text: str, as_json: bool, verbs: tuple[Verb, ...], io: Io) -> int:
     else:
         write(io.stdout, text)
     return 0
-
-
-def _ignore(event: Event) -> None:
-    """Take an event that nobody wants to see."""

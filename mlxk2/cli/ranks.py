@@ -10,7 +10,8 @@ from typing import Callable
 
 from mlxk2.cli import run_flags
 from mlxk2.cli.io import silence_libraries
-from mlxk2.cli.present import Context, drain
+from mlxk2.cli.present import Context
+from mlxk2.driving import drain
 from mlxk2.errors import Interrupted, UsageError
 from mlxk2.operations.ranks import RankJob, run_over_ranks
 from mlxk2.operations.run import RunResult

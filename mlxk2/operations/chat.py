@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mlxk2.driving import noted
 from mlxk2.errors import GenerationFailed, UsageError
 from mlxk2.events import ANSWER, Delta, Event, Warned
 from mlxk2.inspection.describe import Inspection
@@ -195,7 +197,7 @@ class ChatSession:
             yield Warned(rotated(fitted.left_out))
         said: list[str] = []
         try:
-            answer = yield from _noted(self._runner.answer(fitted.prompt), said)
+            answer = yield from noted(self._runner.answer(fitted.prompt), partial(_note, said))
         except (KeyboardInterrupt, GeneratorExit):
             # Struck outside the answer's own steps; it is over all the same.
             self._keep(before, Turn(question, "".join(said), INTERRUPTED), fitted)
@@ -230,20 +232,6 @@ class ChatSession:
             yield Warned(nearly_full(used, context))
 
 
-def _noted(steps: Generator[Event, None, Any], said: list[str]) -> Generator[Event, None, Any]:
-    """Pass the events of an answer on, and note its text as it comes."""
-    try:
-        event = next(steps)
-        while True:
-            if isinstance(event, Delta) and event.channel == ANSWER:
-                said.append(event.text)
-            try:
-                yield event
-            except KeyboardInterrupt as pressed:
-                event = steps.throw(pressed)
-            else:
-                event = next(steps)
-    except StopIteration as end:
-        return end.value
-    finally:
-        steps.close()
+def _note(said: list[str], event: Event) -> None:
+    if isinstance(event, Delta) and event.channel == ANSWER:
+        said.append(event.text)

@@ -13,6 +13,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
+from mlxk2.driving import noted
 from mlxk2.errors import DependencyMissing, IncompatibleModel, Interrupted, MlxkError, PeerLost, UsageError
 from mlxk2.events import Delta, Event, Finished, Timing, Usage
 from mlxk2.inspection.files import ModelFiles
@@ -82,7 +83,7 @@ def run_over_ranks(job: RankJob) -> Generator[Event, None, RunResult]:
     """
     said: list[Event] = []
     try:
-        result: RunResult = yield from _noted(watched(partial(_work, job), quiet=not job.verbose), said)
+        result: RunResult = yield from noted(watched(partial(_work, job), quiet=not job.verbose), said.append)
         return result
     except KeyboardInterrupt as pressed:
         if pressed.args:
@@ -90,23 +91,6 @@ def run_over_ranks(job: RankJob) -> Generator[Event, None, RunResult]:
         # The work could not listen: it was waiting for another rank.
         yield Finished("interrupted", Usage(0, 0, 0), Timing(None, 0.0))
         return _partial(job, said)
-
-
-def _noted(steps: Generator[Event, None, T], noted: list[Event]) -> Generator[Event, None, T]:
-    """Pass events on, interrupts back, and keep what was said."""
-    pressed: KeyboardInterrupt | None = None
-    while True:
-        try:
-            event = next(steps) if pressed is None else steps.throw(pressed)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        noted.append(event)
-        pressed = None
-        try:
-            yield event
-        except KeyboardInterrupt as interrupt:
-            pressed = interrupt
 
 
 def _ended(job: RankJob, signal_name: str) -> MlxkError:

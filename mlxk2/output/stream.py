@@ -9,6 +9,8 @@ from mlxk2.output.view import View
 from mlxk2.text import one_line, printable
 from mlxk2.units import format_size
 
+INTERRUPTED_LINE = "[Generation interrupted by user]"
+
 _BAR_WIDTH = 30
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 

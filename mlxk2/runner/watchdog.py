@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Callable, NamedTuple
 
+from mlxk2.driving import drain
 from mlxk2.errors import GenerationFailed, InternalError, Interrupted, MlxkError, PeerLost
 from mlxk2.events import Event
 
@@ -189,24 +190,7 @@ def obey(line: int) -> None:
     work: Work = pickle.loads(_read(int.from_bytes(_read(8), "little")))
     threading.Thread(target=_end_with_watcher, daemon=True).start()
     with _Boundary(pulse):
-        pulse.send(_Done(_forward(work(pulse), pulse)))
-
-
-def _forward(steps: Generator[Event, None, Any], pulse: Pulse) -> Any:
-    """Send every event and return the result; an interrupt that strikes between two of them is the work's."""
-    try:
-        event = next(steps)
-        while True:
-            try:
-                pulse.send(event)
-            except KeyboardInterrupt as pressed:
-                event = steps.throw(pressed)
-            else:
-                event = next(steps)
-    except StopIteration as end:
-        return end.value
-    finally:
-        steps.close()
+        pulse.send(_Done(drain(work(pulse), pulse.send)))
 
 
 class _Boundary:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import suppress
 
-from mlxk2.cli.commands.run import INTERRUPTED_LINE
 from mlxk2.errors import Interrupted, MlxkError
 from mlxk2.events import Event
 from mlxk2.operations.chat import ChatSession
 from mlxk2.operations.chat_turns import INTERRUPTED, Turn
+from mlxk2.output.stream import INTERRUPTED_LINE
 
 from .commands import LEAVING_WORDS, parsed
 from .figures import last_answer

@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Callable
 
 from mlxk2.cli.io import is_terminal, write
-from mlxk2.cli.present import Context, drain, view_of
+from mlxk2.cli.present import Context, view_of
+from mlxk2.driving import drain
 from mlxk2.errors import MlxkError, OutputFailed
 from mlxk2.events import Delta, Event, Finished, Progress, Warned
 from mlxk2.output.errors import error_lines

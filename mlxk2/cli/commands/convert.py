@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 from mlxk2.cli.io import silence_libraries
-from mlxk2.cli.present import Context, drain, present, progress_sink
+from mlxk2.cli.present import Context, present, progress_sink
 from mlxk2.convert.change import BITS, DEFAULT_GROUP_SIZE, DTYPES, GROUP_SIZES, resolve_change
+from mlxk2.driving import drain
 from mlxk2.errors import InvalidSource, ModelNotFound, UsageError
 from mlxk2.operations.convert import ConvertRequest, execute, plan
 from mlxk2.settings import Settings

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mlxk2.cli.io import silence_libraries
-from mlxk2.cli.present import Context, drain, event_sink, present
+from mlxk2.cli.present import Context, event_sink, present
+from mlxk2.driving import drain
 from mlxk2.operations.pull import pull_model
 from mlxk2.operations.pull_target import PullRequest
 

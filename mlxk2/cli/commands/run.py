@@ -8,15 +8,14 @@ from functools import partial
 
 from mlxk2.cli import run_flags
 from mlxk2.cli.io import is_terminal, silence_libraries, write
-from mlxk2.cli.present import Context, drain, present, view_of
+from mlxk2.cli.present import Context, present, view_of
+from mlxk2.driving import drain
 from mlxk2.errors import Interrupted, MlxkError, UsageError
 from mlxk2.events import Event
 from mlxk2.operations.run import RunResult, prepare, run_model
-from mlxk2.output.stream import AnswerStream
+from mlxk2.output.stream import INTERRUPTED_LINE, AnswerStream
 from mlxk2.store.model_ref import ModelRef
 from mlxk2.store.resolve import find_model
-
-INTERRUPTED_LINE = "[Generation interrupted by user]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from mlxk2.cli.present import Context, drain, present, progress_sink
+from mlxk2.cli.present import Context, present, progress_sink
+from mlxk2.driving import drain
 from mlxk2.operations.show import show_model
 
 
