@@ -18,7 +18,7 @@ from mlxk2.operations.run import RunResult
 from mlxk2.settings import RankSettings
 
 # What only one machine can do so far.
-_ALONE = ("input", "draft_model", "adapter_path", "prompt_cache")
+_ALONE = ("input", "output", "batch_size", "draft_model", "adapter_path", "prompt_cache")
 
 
 def run_as_rank(args: argparse.Namespace, context: Context, ranks: RankSettings, show: Callable[..., int]) -> int:

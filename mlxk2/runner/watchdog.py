@@ -135,7 +135,8 @@ class _Worker:
         )
         os.close(writing)
         self._line = Connection(reading, writable=False)
-        self._send(pickle.dumps(work))
+        # A process that hangs before it reads would keep whoever writes; how long it may be silent is watched elsewhere.
+        threading.Thread(target=self._send, args=(pickle.dumps(work),), daemon=True).start()
 
     def __enter__(self) -> _Worker:
         return self
@@ -178,7 +179,7 @@ class _Worker:
 
     def _send(self, work: bytes) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
+        with suppress(OSError, ValueError):  # it has ended, or has been ended
             self._process.stdin.write(len(work).to_bytes(8, "little") + work)
             self._process.stdin.flush()
 
