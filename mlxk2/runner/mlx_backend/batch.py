@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -15,10 +16,10 @@ from mlxk2.runner.request import CacheOptions, Decoding, Sampling
 from .cache_kinds import empty_layers
 from .device import on_metal, settle
 from .engine import Engine, Step
-from .kv_state import appends, common_prefix
+from .kv_state import appends
 from .library import ENGINE_FAILURES, MlxLm, translated
 from .logprobs import likeliest
-from .prefix_store import SHORTEST, PrefixStore, cut_layers
+from .prefix_store import PrefixStore, Reading, cut_layers
 from .sampling import Processor, Sampler, make_processors, make_sampler
 from .shared_prefix import SharedPrefix
 
@@ -51,12 +52,7 @@ class RowStep(NamedTuple):
 
 
 @dataclass
-class _Row:
-    """`read`: how many ids of its prompt have been read. `stops`: after how many of them what was read is kept."""
-
-    ids: tuple[int, ...]
-    read: int
-    stops: tuple[int, ...]
+class _Row(Reading):
     top_logprobs: int | None
 
 
@@ -116,19 +112,8 @@ class Batch:
         store = self._store
         if store is None:
             return False
-        held, waits = store.length(prompt_ids), False
-        for number, row in self._rows.items():
-            common = min(common_prefix(row.ids, prompt_ids), len(prompt_ids) - 1)
-            if common - held < SHORTEST:
-                continue
-            if not self._can_be_cut:
-                waits = waits or any(max(row.read, held + SHORTEST - 1) < stop <= common for stop in row.stops)
-            elif row.read < min(common, len(row.ids) - 1):
-                waits = True
-            else:
-                self._keep(store, number, common)
-                held = store.length(prompt_ids)
-        return waits
+        rows: dict[int, Reading] = dict(self._rows)
+        return store.is_coming(prompt_ids, rows, partial(self._keep, store) if self._can_be_cut else None)
 
     def remove(self, rows: Iterable[int]) -> None:
         """Let rows leave; those that have left already are no error."""

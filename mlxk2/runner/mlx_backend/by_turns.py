@@ -13,14 +13,14 @@ from mlxk2.runner.turn import RowFailed
 from .batch import Joined, RowStep
 from .engine import Engine, Step
 from .kv_state import KVState
-from .prefix_store import PrefixStore
+from .prefix_store import PrefixStore, Reading, cut_layers
 
 
-@dataclass(frozen=True)
-class _Row:
+@dataclass
+class _Row(Reading):
     state: KVState
     steps: Generator[Step | None, None, None]
-    budget: list[int]
+    tokens_left: int
 
 
 class ByTurns:
@@ -42,18 +42,21 @@ class ByTurns:
         """Let a sequence join. Raises: IncompatibleModel."""
         self._engine.check_ids(prompt_ids)
         state = self._engine.new_state(self._options)
-        read, layers = self._store.split(prompt_ids)
-        if read and not state.draft:
+        if not state.draft:
+            held, layers = self._store.split(prompt_ids)
             # What the store lends is not to be changed, and this sequence goes on in it.
-            state.adopt(read, copy.deepcopy(layers))
+            state.adopt(held, copy.deepcopy(layers))
         row, self._count = self._count, self._count + 1
-        steps = self._steps(prompt_ids, state, decoding, max(stops, default=0))
-        self._rows[row] = _Row(state, steps, [decoding.max_tokens])
-        return Joined(row, len(state.ids))
+        read = len(state.ids)
+        places = () if state.draft else tuple(sorted({stop for stop in stops if read < stop < len(prompt_ids)}))
+        steps = self._steps(prompt_ids, state, decoding, places)
+        self._rows[row] = _Row(tuple(prompt_ids), read, places, state, steps, decoding.max_tokens)
+        return Joined(row, read)
 
-    def is_being_read(self, _prompt_ids: Sequence[int]) -> bool:
-        """Return whether another row is just reading what this prompt begins with; nobody waits for that here."""
-        return False
+    def is_being_read(self, prompt_ids: Sequence[int]) -> bool:
+        """Return whether a row is just reading much of what this prompt begins with: it will soon be found in the store."""
+        rows: dict[int, Reading] = {number: row for number, row in self._rows.items() if not row.state.draft}
+        return self._store.is_coming(prompt_ids, rows, self._take_out if self.can_be_cut else None)
 
     def remove(self, rows: Iterable[int]) -> None:
         """Let rows leave; those that have left already are no error."""
@@ -73,9 +76,12 @@ class ByTurns:
                 del self._rows[number]
                 found.append(RowFailed(number, error))
                 continue
-            if step is not None:
-                row.budget[0] -= 1
-                found.append(RowStep(number, step, row.budget[0] == 0))
+            if step is None:
+                row.read = len(row.state.ids)
+                continue
+            row.read = len(row.ids)
+            row.tokens_left -= 1
+            found.append(RowStep(number, step, row.tokens_left == 0))
         self.remove([step.row for step in found if isinstance(step, RowStep) and step.is_last])
         return found
 
@@ -84,15 +90,29 @@ class ByTurns:
         self.remove(list(self._rows))
 
     def _steps(
-        self, prompt_ids: Sequence[int], state: KVState, decoding: Decoding, checkpoint_at: int
+        self, prompt_ids: Sequence[int], state: KVState, decoding: Decoding, stops: Sequence[int]
     ) -> Generator[Step | None, None, None]:
         """Yield None for each part of the prompt that was read, then the tokens."""
-        for place in self._engine.prefill(prompt_ids, state, checkpoint_at):
-            if place == checkpoint_at and not state.draft:
-                self._store.insert(prompt_ids[:place], state.layers)
+        for stop in stops:
+            # One id is always left to read.
+            for _ in self._engine.prefill(prompt_ids[: stop + 1], state):
+                yield None
+            self._store.insert(prompt_ids[:stop], state.layers)
+        for _ in self._engine.prefill(prompt_ids, state):
             yield None
         yield from self._engine.decode(prompt_ids, state, decoding)
+
+    def _take_out(self, row: int, length: int) -> None:
+        found = self._rows[row]
+        held = _length(found.state)
+        length = min(length, held)
+        self._store.insert(found.ids[:length], cut_layers(found.state.layers, held - length))
 
     def _keep(self, state: KVState) -> None:
         if state.ids and not state.draft:
             self._store.insert(state.ids, state.layers)
+
+
+def _length(state: KVState) -> int:
+    """How many positions the layers hold, which all of them do here."""
+    return int(state.layers[0].offset)

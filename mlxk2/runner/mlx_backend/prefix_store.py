@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple
 
 import mlx.core as mx
 
@@ -16,6 +17,18 @@ from .kv_state import Layers, can_be_cut, common_prefix
 
 # Fewer ids are sooner read than kept.
 SHORTEST = 32
+
+
+TakeOut = Callable[[int, int], None]
+
+
+@dataclass
+class Reading:
+    """A sequence in the making. `read`: how many ids of its prompt have been read; after `stops` of them it is kept."""
+
+    ids: tuple[int, ...]
+    read: int
+    stops: tuple[int, ...]
 
 
 class _Kept(NamedTuple):
@@ -63,6 +76,25 @@ class PrefixStore:
         """Return where a prompt parts from sequences that were read: what comes before may come again."""
         places = {common_prefix(kept.ids, prompt_ids) for kept in self._kept}
         return sorted(place for place in places if SHORTEST <= place < len(prompt_ids))
+
+    def is_coming(self, prompt_ids: Sequence[int], rows: Mapping[int, Reading], take_out: TakeOut | None) -> bool:
+        """Return whether a row is just reading much of what a prompt begins with, so that it will soon be found here.
+
+        `take_out` inserts what a row has read, up to a length; None where only whole parts are of use to others.
+        """
+        held, is_coming = self.length(prompt_ids), False
+        for number, row in rows.items():
+            common = min(common_prefix(row.ids, prompt_ids), len(prompt_ids) - 1)
+            if common - held < SHORTEST:
+                continue
+            if take_out is None:
+                is_coming = is_coming or any(max(row.read, held + SHORTEST - 1) < stop <= common for stop in row.stops)
+            elif row.read < min(common, len(row.ids) - 1):
+                is_coming = True
+            else:
+                take_out(number, common)
+                held = self.length(prompt_ids)
+        return is_coming
 
     def insert(self, ids: Sequence[int], layers: Layers) -> None:
         """Keep `layers`, which hold `ids`; nobody else may change them afterwards."""

@@ -128,6 +128,16 @@ class ServedModel:
         self.store.shrink(0)
         self.runner.close()
 
+    def turn_ends(self, reply: Reply) -> set[int]:
+        """Return after how many ids of its prompt the system's message ends, and the last turn."""
+        prompt = reply.turn.prompt
+        ends = {prompt.lasting_tokens()}
+        first = (prompt.request.messages or ())[:1]
+        if first and first[0].role == "system":
+            alone = replace(prompt.request, messages=first)
+            ends.add(self.runner.speech(alone).lasting_tokens(alone, prompt.prompt))
+        return ends
+
     def batch(self, width: int) -> Batch | ByTurns:
         """Return what decodes several sequences at a time; by turns where they cannot be one batch."""
         engine, cache = self.runner.engine(), self.spec.options.cache

@@ -129,7 +129,7 @@ class Scheduler:
         """After how many ids of its prompt others may go on: later turns, and prompts that begin alike."""
         ids, common = reply.turn.ids, backend().common_prefix
         forks = {common(ids, other.turn.ids) for other in self._waiting} | set(self._model.store.forks(ids))
-        forks.add(reply.turn.prompt.lasting_tokens())
+        forks |= self._model.turn_ends(reply)
         return sorted(place for place in forks if place >= backend().SHORTEST)
 
     def _has_room(self, reply: Reply) -> bool:
