@@ -148,7 +148,8 @@ class ModelHost:
         began = time.monotonic()
         limits = self._settings
         self._join(ticket)
-        ticket.limit(limits.queue_timeout_s, self._too_late(), limits.request_timeout_s, self._too_long())
+        if ticket.command is not None:
+            ticket.limit(limits.queue_timeout_s, self._too_late(), limits.request_timeout_s, self._too_long())
         try:
             yield
             # Lately counts more than long ago.
