@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Callable
 
+from mlxk2.cli.chat.commands import usages
 from mlxk2.cli.entry import CLOSED_PIPE
 from mlxk2.cli.parser import parser_of
 from mlxk2.cli.registry import BY_NAME, VERBS
@@ -108,12 +109,18 @@ def environment(_: str) -> str:
     return table(("variable", "effect"), [(f"`{name}`", _cell(effect)) for name, effect in ENVIRONMENT.items()])
 
 
+def chat_commands(_: str) -> str:
+    """The slash commands of a chat."""
+    return table(("command", "what it does"), [(f"`{_cell(usage)}`", _cell(effect)) for usage, effect in usages()])
+
+
 GENERATORS: dict[str, Callable[[str], str]] = {
     "commands": commands,
     "flags": flags,
     "errors": error_types,
     "exit-codes": exit_codes,
     "environment": environment,
+    "chat-commands": chat_commands,
 }
 
 

@@ -295,9 +295,9 @@ def test_a_chat_is_read_back_as_it_was_written(session, session_of, scripted, tm
     settings = ChatSettings(
         Sampling(0.3, 0.8, 7, 0.01, 1.2, 0.5, -0.5, {3: -1.5, 4: 2}, 2**64 - 1), "Be kind. 🦊", 9, ("a", "b")
     )
-    session.settings = settings
     for words in ('say "hi"\n\tplease', "\u2028 🦊 \x00"):
         drain(session.ask(words))
+    session.settings = settings
     path = tmp_path / "chat.json"
     assert session.save(path) is False
     loaded = read_chat(path)

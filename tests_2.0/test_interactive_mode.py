@@ -164,6 +164,15 @@ def test_a_model_that_was_not_made_to_talk_says_so(talk, tmp_path):
     assert done.answers == TEXT + "\n"
 
 
+@pytest.mark.mlx_real
+def test_a_draft_model_guesses_ahead_in_every_answer(talk, tmp_path):
+    letters = scripted_model(tmp_path / "letters", pieces=list("Paris"), options=TinyOptions(context_length=2000))
+    plain = talk(letters, "one", "two", flags=("--verbose",))
+    done = talk(letters, "one", "two", flags=("--verbose", "--draft-model", str(letters)))
+    assert (done.code, done.answers) == (0, "Paris\nParis\n")
+    assert done.figures[1].kept > 0 and done.figures[1].used == plain.figures[1].used
+
+
 # --- commands ---------------------------------------------------------------------------------------------------
 
 

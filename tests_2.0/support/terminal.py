@@ -80,6 +80,15 @@ class Terminal:
         """Whether the terminal's settings are those that it had at the beginning."""
         return bool(termios.tcgetattr(self._slave) == self._before)
 
+    @property
+    def echoes(self) -> bool:
+        """Whether the terminal itself shows what is typed."""
+        return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
+
+    def set_as_before(self) -> None:
+        """Give the terminal the settings that it had at the beginning, as a shell does when a job is stopped."""
+        termios.tcsetattr(self._slave, termios.TCSANOW, self._before)
+
     def type(self, *keys: str) -> None:
         """Type, as fast as keys can be."""
         os.write(self._master, "".join(keys).encode())

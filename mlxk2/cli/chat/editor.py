@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import termios
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ from .history import HistoryFile
 from .lines import CONTINUATION, LineCleared, opens_block
 from .signals import ChatSignals
 
-_MENU_LINES = 6
+_MENU_LINES = 8
 
 
 class Editor:
@@ -97,17 +98,27 @@ class Editor:
         descriptor = self._stdin.fileno()
         try:
             before = termios.tcgetattr(descriptor)
-            silent = list(before)
-            silent[3] &= ~(termios.ECHO | termios.ICANON)
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
         except termios.error:
             yield
             return
+        _silence(descriptor)
+        # A shell that brings the chat back to the foreground has had its own settings meanwhile.
+        resumed = signal.signal(signal.SIGCONT, lambda *_: _silence(descriptor))
         try:
             yield
         finally:
+            signal.signal(signal.SIGCONT, resumed)
             with suppress(termios.error):
                 termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _silence(descriptor: int) -> None:
+    """Switch the echo off, where the terminal is ours: a job in the background would be stopped for it."""
+    with suppress(termios.error, OSError):
+        if os.tcgetpgrp(descriptor) == os.getpgrp():
+            silent = termios.tcgetattr(descriptor)
+            silent[3] &= ~(termios.ECHO | termios.ICANON)
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
 
 
 class _Output(Vt100_Output):  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from mlxk2.cli import run_flags
 from mlxk2.cli.present import Context
@@ -18,6 +18,9 @@ from .loop import Chat
 from .screen import Screen, TerminalGone
 from .signals import ChatSignals
 
+if TYPE_CHECKING:
+    from .editor import Editor
+
 # What a single answer may be asked for, and a chat may not.
 _SINGLE = ("json_schema", "regex", "choices", "logprobs", "prompt_cache", "no_chat_template")
 
@@ -30,10 +33,10 @@ def chat(args: argparse.Namespace, context: Context) -> int:
     settings = context.settings
     options = _options(args, context)
     plan = prepare_chat(find_model(args.model, settings), options, fast_start=settings.fast_start)
-    edits = _can_edit(context)
-    screen = Screen(context, can_redraw=edits)
+    editor = _editor_type(context)
+    screen = Screen(context, can_redraw=editor is not None)
     signals = ChatSignals(owns_process=context.io.owns_process)
-    source = _editor(context, screen, signals) if edits else PlainLines(context.io.stdin, screen.write)
+    source = _source(editor, context, screen, signals)
     try:
         with signals.watched(), ChatSession(plan) as session:
             with source.away(), screen.working(f"loading {session.model} ..."):
@@ -63,20 +66,26 @@ def _options(args: argparse.Namespace, context: Context) -> ChatOptions:
     return ChatOptions(own, run_flags.engine_of(args, draft), draft, args.force)
 
 
-def _can_edit(context: Context) -> bool:
-    """Whether lines can be edited: a real terminal that can move its cursor, and prompt_toolkit."""
+def _editor_type(context: Context) -> type[Editor] | None:
+    """Return what edits lines: for a real terminal that can move its cursor, where prompt_toolkit is installed."""
     try:
         context.io.stdin.fileno()
     except (OSError, ValueError):
-        return False
-    return context.settings.can_edit_lines and find_spec("prompt_toolkit") is not None
+        return None
+    if not context.settings.can_edit_lines:
+        return None
+    try:
+        from .editor import Editor
+    except ImportError:
+        return None
+    return Editor
 
 
-def _editor(context: Context, screen: Screen, signals: ChatSignals) -> LineSource:
-    from .editor import Editor
-
+def _source(editor: type[Editor] | None, context: Context, screen: Screen, signals: ChatSignals) -> LineSource:
+    if editor is None:
+        return PlainLines(context.io.stdin, screen.write)
     history = None if context.args.no_history else _history(context, screen)
-    return Editor(context.io.stdin, screen.terminal, history, signals, color=not context.settings.no_color)
+    return editor(context.io.stdin, screen.terminal, history, signals, color=not context.settings.no_color)
 
 
 def _history(context: Context, screen: Screen) -> HistoryFile | None:
