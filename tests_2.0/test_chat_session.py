@@ -10,6 +10,7 @@ import pytest
 from conftest_chat import drain, warnings_of
 from support.processes import wait_until
 from support.random_models import CONFIGS, random_model
+from support.smollm2 import smollm2
 from support.tiny_model import TinyOptions
 
 from mlxk2 import errors
@@ -186,6 +187,18 @@ def test_retry_with_a_seed_gives_the_same_answer_and_with_another_seed_another(s
     assert drain(session.retry()).answer != first.answer
     session.set("seed", "off")
     assert len({drain(session.retry()).answer for _ in range(4)}) > 1
+
+
+@pytest.mark.mlx_real
+@pytest.mark.smollm2
+def test_a_real_model_knows_what_was_said_and_reads_only_what_is_new(session_of):
+    session = session_of(smollm2(), ChatSettings(Sampling(temperature=0), max_tokens=16))
+    first = drain(session.ask("What is the capital of France?"))
+    second = drain(session.ask("And of Spain?"))
+    assert "Paris" in first.answer and "Madrid" in second.answer
+    # All but the token that ended the answer, which the template writes again.
+    assert second.usage.cached_tokens >= first.usage.total_tokens - 1
+    assert drain(session.retry()).answer == second.answer
 
 
 # --- the context ------------------------------------------------------------------------------------------------

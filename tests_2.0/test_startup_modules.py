@@ -14,8 +14,8 @@ from support.isolation import IsolatedCache
 from mlxk2.store.layout import SENTINEL_NAME, repo_folder
 
 HEAVY = (
-    "mlx", "mlx_lm", "numpy", "transformers", "huggingface_hub", "tokenizers", "jinja2", "rich", "prompt_toolkit", "asyncio", "typer", "yaml",
-    "pydantic", "fastapi", "httpx", "httpx2", "requests", "safetensors", "fastjsonschema", "jsonschema", "importlib.metadata",
+    "mlx", "mlx_lm", "numpy", "transformers", "huggingface_hub", "tokenizers", "jinja2", "rich", "prompt_toolkit", "asyncio", "typer",
+    "yaml", "pydantic", "fastapi", "httpx", "httpx2", "requests", "safetensors", "fastjsonschema", "jsonschema", "importlib.metadata",
     "concurrent.futures", "multiprocessing", "tempfile", "subprocess", "logging", "ssl", "socket", "unittest",
 )  # fmt: skip
 
