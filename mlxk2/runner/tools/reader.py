@@ -9,7 +9,7 @@ from mlxk2.runner.markers import MarkerFinder
 
 from .format import PARSER_FAILURES, ToolFormat, Tools
 from .json_call import JsonCall
-from .parts import CallLost, CallPart, Told, new_call_id, parsed_calls
+from .parts import CallLost, CallPart, ParsedCall, Told, new_call_id, parsed_calls
 
 
 class ToolReader(Protocol):
@@ -34,6 +34,7 @@ class MarkedReader:
         self.calls = 0
         self._format = format
         self._tools = tools
+        self._names = {tool["function"]["name"] for tool in tools}
         self._finder = MarkerFinder(marker for marker in (format.start, format.end) if marker)
         self._begun = 0
         self._call: JsonCall | None = None
@@ -84,7 +85,7 @@ class MarkedReader:
     def _close(self, call: JsonCall, end: str) -> tuple[Told, ...]:
         """The call is at its end: tell what has not been told of it, or that it is none."""
         self._call = None
-        raw = self._format.start + call.text + end
+        raw = self._space + self._format.start + call.text + end
         if call.has_begun:
             self._begun += 1
             if call.is_whole():
@@ -93,16 +94,23 @@ class MarkedReader:
             self._space = ""
             return (CallLost(self._begun - 1, raw),)
         try:
-            found = parsed_calls(self._format.parse(call.text, self._tools))
+            found = self._parsed(call.text, is_complete=end == self._format.end)
         except PARSER_FAILURES:
-            before, self._space = self._space, ""
-            return (before + raw,)
+            self._space = ""
+            return (raw,)
         first = self._begun
         self._begun += len(found)
         self._count(len(found))
         return tuple(
             CallPart(first + place, one.id or new_call_id(), one.name, one.arguments) for place, one in enumerate(found)
         )
+
+    def _parsed(self, text: str, *, is_complete: bool) -> tuple[ParsedCall, ...]:
+        found = parsed_calls(self._format.parse(text, self._tools))
+        # Other parsers than that of JSON make something of everything.
+        if not self._format.is_json and not (is_complete and all(one.name in self._names for one in found)):
+            raise ValueError("it is no call of a tool")
+        return found
 
     def _count(self, calls: int) -> None:
         self.calls += calls

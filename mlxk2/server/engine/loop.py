@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+import traceback
 from multiprocessing.connection import Connection
 
 from mlxk2 import errors
 from mlxk2.runner.speech import backend
 from mlxk2.server.protocol import (
     Cancel,
-    Command,
     Count,
     Counted,
     Embed,
@@ -65,7 +65,7 @@ class _Loop:
                 self._obey(command)
             self._scheduler.step()
 
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: Generate | Embed | Count | Cancel) -> None:
         """Do what one request wants; what is wrong with it is its own affair."""
         try:
             if isinstance(command, Generate):
@@ -77,7 +77,11 @@ class _Loop:
             elif isinstance(command, Cancel):
                 self._scheduler.cancel(command.id)
         except errors.MlxkError as error:
-            self._told.append(Failed(getattr(command, "id", ""), Problem.of(error)))
+            self._told.append(Failed(command.id, Problem.of(error)))
+        except Exception as error:  # a bug of ours, or of a library's: the others go on
+            traceback.print_exc()
+            bug = errors.InternalError(f"{type(error).__name__}: {error}")
+            self._told.append(Failed(command.id, Problem.of(bug)))
 
     def _send(self) -> None:
         told = (*self._told, *self._scheduler.events())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +74,12 @@ class ServedModel:
     def reply(self, id: str, request: GenerationRequest) -> Reply:
         """Prepare the answer to a request.
 
-        Raises: ContextLengthExceeded, InsufficientMemory, IncompatibleModel, GenerationFailed, UsageError,
-            DependencyMissing.
+        Raises: ContextLengthExceeded, InsufficientMemory, IncompatibleModel, UsageError, DependencyMissing.
         """
         asked, context = request.max_tokens, self.context_length
         limit = asked or self.spec.default_max_tokens or max(context // 2, 1)
-        prepared = self.runner.prepare(replace(request, max_tokens=limit))
+        with _blaming_the_messages():
+            prepared = self.runner.prepare(replace(request, max_tokens=limit))
         length = len(prepared.ids)
         if asked is not None and length + asked > context:
             raise errors.ContextLengthExceeded(
@@ -121,7 +123,8 @@ class ServedModel:
 
     def count(self, request: GenerationRequest) -> int:
         """Return how many tokens a request's prompt has. Raises: as `reply`."""
-        return self.runner.count_tokens(request)
+        with _blaming_the_messages():
+            return self.runner.count_tokens(request)
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -153,3 +156,12 @@ class ServedModel:
             return "a draft model guesses for one sequence only"
         found: Any = backend().batch_obstacle(self.runner.engine(), options.cache, tuple(range(9)))
         return None if found is None else str(found)
+
+
+@contextmanager
+def _blaming_the_messages() -> Iterator[None]:
+    """A template that does not take a conversation says so by failing, before anything is computed. Raises: UsageError."""
+    try:
+        yield
+    except errors.GenerationFailed as error:
+        raise errors.UsageError(f"messages: {error.message}") from error
