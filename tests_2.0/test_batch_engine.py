@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest_runner import drain, files_of, raw
-from support.batching import Batches, write_prompts
+from support.batching import Batches, needs_batches, write_prompts
 from support.random_models import CONFIGS, random_model
 from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
@@ -111,6 +111,7 @@ def test_every_kind_of_memory_says_what_single_runs_say(tmp_path, batch_of, mode
     assert len({answer["response"] for answer in alone.values()}) > 1 or model_type == "mamba"
 
 
+@needs_batches
 def test_an_architecture_that_takes_padding_for_text_is_found_out(tmp_path, batch_of):
     """mlx-lm's mamba reads what fills up the shorter prompts; its batches would say something else."""
     batch = batch_of(random_model(tmp_path / "m", "mamba"))
@@ -192,6 +193,7 @@ def test_beginnings_that_change_are_read_anew(endless, runner_of):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
+@needs_batches
 def test_no_more_are_answered_at_a_time_than_fit(endless):
     """Room for the weights and the KV cache of two such prompts, not of three."""
     row = 2 * 2 * 2 * 8 * 4 * 256
@@ -229,6 +231,7 @@ class Measured:
         return getattr(self._model, name)
 
 
+@needs_batches
 def test_answers_that_grow_beyond_what_was_expected_make_the_youngest_wait(endless, runner_of):
     from mlxk2.runner import mlx_backend
 
@@ -254,6 +257,7 @@ def test_a_seed_holds_for_those_that_had_to_start_again(endless, runner_of):
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
+@needs_batches
 def test_requests_are_taken_when_there_is_room_and_not_before(endless, runner_of):
     taken, done = [], 0
 
@@ -270,6 +274,7 @@ def test_requests_are_taken_when_there_is_room_and_not_before(endless, runner_of
     assert (done, len(taken)) == (60, 60)
 
 
+@needs_batches
 def test_short_answers_leave_and_others_join(tmp_path, runner_of, endless):
     """Answers of very different lengths: the number of steps is far below that of one width after the other."""
     lengths = [40, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
@@ -351,6 +356,7 @@ def test_a_request_that_the_model_cannot_take_fails_alone(endless, flawed_runner
     assert told(answers) == told(alone(endless, [pair for pair in given if pair[0] != "bad"]))
 
 
+@needs_batches
 def test_where_the_company_is_too_much_fewer_are_answered_at_a_time(endless, flawed_runner):
     given = list(requests(40, max_tokens=5))
     runner = flawed_runner(-1, most=3)
@@ -393,6 +399,7 @@ def test_a_runner_that_answered_a_batch_answers_single_requests_too(endless, run
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
+@needs_batches
 def test_the_limit_of_wired_memory_is_left_as_it_is(endless, runner_of, monkeypatch):
     import mlx.core as mx
 

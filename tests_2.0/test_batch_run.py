@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.batching import Batches, envelopes, write_lines, write_prompts
+from support.batching import REAL_MLX, Batches, batches, envelopes, write_lines, write_prompts
 from support.call import call
 from support.tiny_model import CHATML, TinyOptions, scripted_model, tiny_model
 
@@ -18,8 +17,6 @@ GREEDY = ("--temperature", "0", "--max-tokens", "12")
 SYSTEM = ("--system", "You answer in one word, whatever you are asked, and never explain anything.")
 PROMPTS = {f"q{number}": "Tell me " + "about it " * (number * 7 % 5) + str(number) for number in range(12)}
 TEXT = "The capital of France is Paris. 🦊"
-# The stand-ins answer one after the other.
-REAL_MLX = importlib.util.find_spec("mlx.nn") is not None
 SAME = ("prompt", "response", "reasoning", "finish_reason", "tokens_generated")
 
 
@@ -254,7 +251,7 @@ def test_the_summary_in_json(scripted_batch):
     for key in ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"):
         assert data["usage"][key] == sum(answer["usage"][key] for answer in answers)
     assert (data["input"], data["output"]) == (str(scripted_batch.source), str(scripted_batch.target))
-    assert data["batch_size"] == (4 if REAL_MLX else 1)
+    assert data["batch_size"] == (4 if batches() else 1)
     assert data["tokens_per_second"] > 0
 
 
