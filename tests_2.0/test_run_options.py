@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import jsonschema
 import pytest
@@ -418,3 +419,77 @@ def test_an_error_after_shown_text_begins_on_a_line_of_its_own(tmp_path, isolate
     for budget, shown in (("2", "\x1b[2mHmm\x1b[0m\n"), ("5", '\x1b[2mHmm\n\n\x1b[0m"onand\n')):
         result = call("run", str(model), "hi", *flags, budget, env=isolated_cache.env, terminal=True)
         assert (result.code, result.stdout) == (1, shown)
+
+
+def thinking_model(path, *pieces, repeat=False):
+    model = scripted_model(path, pieces=["<think>", "Hmm", *pieces], repeat=repeat)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config["chat_template"] += "{# <think> </think> #}"
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    return model
+
+
+def test_a_thought_that_takes_the_whole_budget_is_told(tmp_path, isolated_cache):
+    model = thinking_model(tmp_path / "m", " well", repeat=True)
+    result = call("run", str(model), "hi", "--max-tokens", "5", env=isolated_cache.env)
+    assert (result.code, result.stdout) == (0, "\n")
+    assert "the thought was cut off" in result.stderr
+    data = call("run", str(model), "hi", "--max-tokens", "5", "--json", env=isolated_cache.env).data
+    assert "the thought was cut off" in data["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason", "hint"),
+    [
+        (("--max-tokens", "1"), "cut off after 1 tokens", "--max-tokens"),
+        (("--stop", "d"), "stop string 'd'", "--stop"),
+    ],
+)
+def test_a_program_gets_a_constrained_answer_whole_or_not_at_all(tmp_path, isolated_cache, flags, reason, hint):
+    pytest.importorskip("llguidance")
+    model = scripted_model(tmp_path / "m", pieces=["r", "e", "d"])
+    whole = call("run", str(model), "hi", "--choices", "red,blue", env=isolated_cache.env)
+    assert (whole.code, whole.stdout) == (0, "red\n")
+    broken = call("run", str(model), "hi", "--choices", "red,blue", *flags, env=isolated_cache.env)
+    assert (broken.code, broken.stdout) == (1, "")
+    assert reason in broken.stderr and hint in broken.stderr
+
+
+def test_an_answer_is_not_lost_for_a_prompt_cache_that_cannot_be_written(tmp_path, isolated_cache):
+    model, file = random_model(tmp_path / "m", "llama"), tmp_path / "p"
+    # A folder takes the place of the file while the model answers: its own partial file.
+    blocked = [tmp_path / f".p.partial-{os.getpid()}.safetensors"]
+    blocked[0].mkdir()
+    data = call(
+        "run", str(model), "hi", "--max-tokens", "3", "--prompt-cache", str(file), "--json", env=isolated_cache.env
+    ).data
+    assert data["tokens_generated"] == 3
+    assert "could not be written" in data["warnings"][0]
+    shown = call("run", str(model), "hi", "--max-tokens", "3", "--prompt-cache", str(file), env=isolated_cache.env)
+    assert shown.code == 0 and "warning: the prompt cache" in shown.stderr
+
+
+def test_another_models_prompt_cache_is_replaced_and_that_is_told(ask, tmp_path):
+    one, two = (random_model(tmp_path / str(seed), "llama", seed=seed) for seed in (1, 2))
+    flags = ("--prompt-cache", str(tmp_path / "p"), "--max-tokens", "2")
+    assert "warnings" not in ask(one, *flags)
+    assert "another model" in ask(two, *flags)["warnings"][0]
+    assert "warnings" not in ask(two, *flags)
+
+
+def test_what_is_missing_is_named_and_what_is_not_is_not(isolated_cache):
+    result = call("run", "--json", env=isolated_cache.env)
+    assert (result.code, result.error["message"]) == (2, "the following arguments are required: model")
+
+
+def test_guesses_without_a_guesser_are_a_usage_error(ask, tiny):
+    assert "--draft-model" in ask(tiny, "--num-draft-tokens", "2", code=2)["message"]
+
+
+@pytest.mark.parametrize(
+    "flags", [("--choices", '["a"'), ("--choices", "[1,2]"), ("--json-schema", ""), ("--json-schema", "[]")]
+)
+def test_structures_that_are_none_are_usage_errors(ask, tiny, flags):
+    pytest.importorskip("llguidance")
+    error = ask(tiny, *flags, code=2)
+    assert flags[0] in error["message"]

@@ -21,6 +21,10 @@ class Parser(argparse.ArgumentParser):
     """argparse that raises instead of printing and exiting."""
 
     def error(self, message: str) -> NoReturn:
+        # Intermixed arguments are all called required, those too of which there may be none.
+        for action in self._actions:
+            if action.nargs == "*" and "arguments are required" in message:
+                message = message.replace(f", {action.dest}", "")
         raise UsageError(message, hint=f"{self.prog} --help")
 
 

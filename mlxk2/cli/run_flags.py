@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlxk2.runner.constraint import Constraint
     from mlxk2.store.model_ref import ModelRef
 
-_LONGEST_SHOWN = 80
+_LONGEST_SHOWN, _DRAFT_TOKENS = 80, 3
 _STRUCTURED = ("json_schema", "regex", "choices")
 
 
@@ -89,9 +89,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draft-model", metavar="MODEL", help="a smaller model of the same vocabulary that guesses ahead"
     )
-    parser.add_argument(
-        "--num-draft-tokens", type=int, default=3, metavar="N", help="how many tokens it guesses (default 3)"
-    )
+    parser.add_argument("--num-draft-tokens", type=int, metavar="N", help="how many tokens it guesses (default 3)")
     parser.add_argument("--kv-bits", type=int, metavar="N", help="keep the KV cache in 2, 3, 4, 6 or 8 bits")
     parser.add_argument("--max-kv-size", type=int, metavar="N", help="keep at most N positions, forgetting older ones")
     parser.add_argument(
@@ -146,11 +144,13 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 
 def engine_of(args: argparse.Namespace, draft: ModelRef | None) -> EngineOptions:
     """Read how the model is loaded. Raises: UsageError naming the flag."""
+    if draft is None and args.num_draft_tokens is not None:
+        raise UsageError("--num-draft-tokens needs --draft-model")
     return EngineOptions(
         cache=CacheOptions(args.kv_bits, args.max_kv_size),
         adapter=_adapter(args.adapter_path),
         draft=None if draft is None else draft.path,
-        draft_tokens=args.num_draft_tokens,
+        draft_tokens=_DRAFT_TOKENS if args.num_draft_tokens is None else args.num_draft_tokens,
         wire_memory=args.wire_memory,
     )
 
@@ -181,6 +181,11 @@ def options_of(args: argparse.Namespace, prompt: str, draft: ModelRef | None) ->
         hide_reasoning=args.hide_reasoning,
         force=args.force,
     )
+
+
+def is_constrained(args: argparse.Namespace) -> bool:
+    """Return whether the answer must be of a certain form."""
+    return any(getattr(args, name) is not None for name in _STRUCTURED)
 
 
 def constraint_of(args: argparse.Namespace) -> Constraint | None:

@@ -8,16 +8,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxk2 import errors
 from mlxk2.envelope import ABSENT
-from mlxk2.events import Event, Finished, Timing, Usage
+from mlxk2.events import Event, Finished, Timing, Usage, Warned
 from mlxk2.inspection.describe import Inspection, inspect_model
 from mlxk2.operations.run_memory import MemoryPlan
+from mlxk2.operations.structured import value_of
 from mlxk2.runner.limits import EXPECTED_ANSWER_TOKENS
 from mlxk2.runner.prompt_cache_file import read_prompt_cache
 from mlxk2.runner.request import EngineOptions, GenerationRequest, Message, Sampling
@@ -26,6 +27,7 @@ from mlxk2.store.model_ref import ModelRef
 if TYPE_CHECKING:
     from mlxk2.runner.answer import Answer, ChosenToken, PreparedPrompt
     from mlxk2.runner.constraint import Constraint
+    from mlxk2.runner.runner import MLXRunner
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class RunPlan:
 class RunResult:
     """The answer. Units: seconds; `tokens_per_second` is the decode rate, the prefill does not count.
 
-    `parsed` is there with a constraint, `logprobs` where they were asked for.
+    `parsed` is there with a constraint, `logprobs` where they were asked for, `warnings` where there is one.
     """
 
     model: str
@@ -81,6 +83,7 @@ class RunResult:
     tokens_per_second: float
     parsed: Any = ABSENT
     logprobs: tuple[ChosenToken, ...] = ABSENT
+    warnings: tuple[str, ...] = ABSENT
 
 
 def prepare(
@@ -138,23 +141,51 @@ def run_model(plan: RunPlan) -> Generator[Event, None, RunResult]:
     name = plan.inspection.info.name
     runner = MLXRunner(plan.inspection.files, fast_start=plan.fast_start, label=name, options=plan.options.engine)
     answer: Answer | None = None
+    warnings: list[str] = []
     try:
         with runner:
             prompt = runner.prepare(plan.request)
             plan.memory.check(expected_tokens(prompt), runner.recommended_memory_bytes())
-            file = plan.options.prompt_cache
-            if file is not None:
-                runner.use_prompt_cache(file)
+            yield from _read_cache(plan, runner, warnings)
             answer = yield from runner.answer(prompt)
-            if file is not None and answer.finish_reason != "interrupted":
-                runner.write_prompt_cache(file, prompt)
+            yield from _write_cache(plan, runner, prompt, answer, warnings)
     except KeyboardInterrupt:
         # Struck while the model was still being set up, and nothing was said, or while it was put away.
         if answer is None:
             nothing = Finished("interrupted", Usage(0, 0, 0), Timing(None, 0.0))
             yield nothing
             return result_of(plan, nothing)
-    return result_of(plan, answer.finished, answer)
+    if _is_unfinished_thought(answer):
+        yield from _warned("no answer: the thought was cut off; raise --max-tokens", warnings)
+    return result_of(plan, answer.finished, answer, tuple(warnings))
+
+
+def _read_cache(plan: RunPlan, runner: MLXRunner, warnings: list[str]) -> Iterator[Event]:
+    file = plan.options.prompt_cache
+    if file is not None and not runner.use_prompt_cache(file):
+        yield from _warned(f"{file} is of another model, other options or another mlx-lm: it is written anew", warnings)
+
+
+def _write_cache(
+    plan: RunPlan, runner: MLXRunner, prompt: PreparedPrompt, answer: Answer, warnings: list[str]
+) -> Iterator[Event]:
+    """Keep what was read for the next run; the answer is there already, and is not lost where that fails."""
+    file = plan.options.prompt_cache
+    if file is None or answer.finish_reason == "interrupted":
+        return
+    try:
+        runner.write_prompt_cache(file, prompt)
+    except (errors.OutputFailed, errors.UsageError) as error:
+        yield from _warned(error.message, warnings)
+
+
+def _is_unfinished_thought(answer: Answer) -> bool:
+    return answer.finish_reason == "length" and answer.reasoning is not None and not answer.text
+
+
+def _warned(message: str, warnings: list[str]) -> Iterator[Event]:
+    warnings.append(message)
+    yield Warned(message)
 
 
 def request_of(options: RunOptions, messages: tuple[Message, ...] | None = None) -> GenerationRequest:
@@ -188,7 +219,9 @@ def expected_tokens(prompt: PreparedPrompt) -> int:
     return len(prompt.ids) + (prompt.max_tokens if asked else min(prompt.max_tokens, EXPECTED_ANSWER_TOKENS))
 
 
-def result_of(plan: RunPlan, finished: Finished, answer: Answer | None = None) -> RunResult:
+def result_of(
+    plan: RunPlan, finished: Finished, answer: Answer | None = None, warnings: tuple[str, ...] = ()
+) -> RunResult:
     """Return what a run came to; without `answer`, nothing was said. Raises: StructuredOutputFailed."""
     shown = answer is not None and not plan.options.hide_reasoning
     return RunResult(
@@ -204,6 +237,7 @@ def result_of(plan: RunPlan, finished: Finished, answer: Answer | None = None) -
         tokens_per_second=round(answer.tokens_per_second, 3) if answer is not None else 0.0,
         parsed=_parsed(plan, answer),
         logprobs=ABSENT if answer is None or answer.logprobs is None else answer.logprobs,
+        warnings=warnings or ABSENT,
     )
 
 
@@ -212,24 +246,7 @@ def _parsed(plan: RunPlan, answer: Answer | None) -> Any:
     constraint = plan.options.constraint
     if constraint is None or answer is None or answer.finish_reason == "interrupted":
         return ABSENT
-    problem = _problem(answer)
-    if problem is None:
-        try:
-            return constraint.value(answer.text)
-        except ValueError as error:
-            problem = str(error)
-    hint = "raise --max-tokens" if answer.finish_reason == "length" else "try again, with another --seed"
-    detail = {"response": answer.text, "finish_reason": answer.finish_reason}
-    raise errors.StructuredOutputFailed(f"the answer is not what was asked for: {problem}", hint=hint, detail=detail)
-
-
-def _problem(answer: Answer) -> str | None:
-    """Why the answer cannot be what its constraint asks for; None if it may be."""
-    if answer.failure is not None:
-        return answer.failure
-    if answer.finish_reason == "length":
-        return f"it was cut off after {answer.usage.completion_tokens} tokens"
-    return None if answer.complete else "it ended before it was complete"
+    return value_of(constraint, answer)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -28,6 +28,9 @@ class AnswerStream:
         self._last = ""
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            # It is written elsewhere, which may be the same screen.
+            self.break_off()
         if not isinstance(event, Delta) or not event.text:
             return
         if event.channel == REASONING and not self._shows_reasoning:
@@ -42,6 +45,7 @@ class AnswerStream:
         """Finish the line that the answer left open."""
         closing = _PLAIN if self._channel == REASONING and self._view.color else ""
         self._view.write(closing + ("" if self._last == "\n" else "\n"))
+        self._channel, self._last = ANSWER, "\n"
 
     def break_off(self) -> None:
         """Make way for an error: what was begun is ended, and where nothing was, nothing is written."""

@@ -67,7 +67,8 @@ class Answer:
 
     `usage.completion_tokens` counts every token that the model produced, the one that ended the text included;
     `usage.cached_tokens` those of the prompt that were in the KV cache already. `reasoning` is None where there was
-    none; `logprobs` where they were not asked for; `complete` tells whether a constraint was fulfilled.
+    none; `logprobs` where they were not asked for; `complete` tells whether a constraint was fulfilled; `stop` is the stop
+    string that ended it, if one did.
     """
 
     text: str
@@ -79,6 +80,7 @@ class Answer:
     logprobs: tuple[ChosenToken, ...] | None = None
     complete: bool = True
     failure: str | None = None
+    stop: str | None = None
 
     @property
     def finished(self) -> Finished:

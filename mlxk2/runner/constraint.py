@@ -135,16 +135,23 @@ class Constraint:
         # A regular expression is shown first, and what is wrong with it below.
         reasons = [line[len("error: ") :] for line in lines if line.startswith("error: ")]
         reason = (reasons or lines or ["llguidance refuses it"])[0][:300]
-        return errors.UsageError(f"{self.flag} cannot be used: {reason}", detail=words[:2000])
+        if "coerce_one_of" in reason:
+            reason = "oneOf with options that may both hold cannot be enforced: write anyOf"
+        hint = "leave out what cannot be enforced: docs/RUN.md lists it" if self.kind == JSON_SCHEMA else None
+        return errors.UsageError(f"{self.flag} cannot be used: {reason}", hint=hint, detail=words[:2000])
 
 
 def read_schema(argument: str) -> str:
-    """Return the text of a schema: of the file `argument`, or `argument` itself where it begins with a brace.
+    """Return the text of a schema: of the file `argument`, or `argument` itself where it is JSON.
 
     Raises: UsageError naming the flag and the file.
     """
-    if argument.lstrip().startswith("{"):
+    if argument.lstrip().startswith(("{", "[")) or argument.strip() in {"true", "false"}:
         return argument
+    if not argument.strip():
+        raise errors.UsageError(
+            "--json-schema must not be empty", hint='give a file, or the schema itself: {"type": "object"}'
+        )
     try:
         with open(Path(argument).expanduser(), "rb") as file:
             data = file.read(_MAX_SOURCE_BYTES + 1)
@@ -173,6 +180,9 @@ def split_choices(argument: str) -> tuple[str, ...]:
             listed = None
         if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
             return tuple(listed)
+        raise errors.UsageError(
+            "--choices: a JSON array of texts has another form", hint='--choices \'["yes, please", "no"]\''
+        )
     return tuple(argument.split(","))
 
 

@@ -72,6 +72,10 @@ def read_prompt_cache(path: Path) -> PromptCacheFile | None:
             f"--prompt-cache: the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}"
         )
     if not path.exists():
+        if not os.access(path.parent, os.W_OK):
+            raise errors.UsageError(
+                f"--prompt-cache: nothing can be written to {path.parent}", hint="name another file"
+            )
         return None
     try:
         if not path.is_file():

@@ -141,15 +141,20 @@ class MLXRunner:
         limit: int | None = backend().recommended_memory_bytes()
         return limit
 
-    def use_prompt_cache(self, path: Path) -> None:
-        """Begin with what a prompt cache file holds, where it is one of this model's; a file that cannot be used is a miss.
+    def use_prompt_cache(self, path: Path) -> bool:
+        """Begin with what a prompt cache file holds, where it is one of this model's.
+
+        Returns False for a file that cannot be used, which is a miss; no file at all is none.
 
         Raises: UsageError where the path holds something else.
         """
-        found, owner = read_prompt_cache(path), owner_of(self._files, self._options)
-        if found is not None and found.owner == owner:
-            with self._borrowed_state() as (engine, state):
-                engine.load_state(path, found.ids, state, self._options.cache)
+        found = read_prompt_cache(path)
+        if found is None:
+            return True
+        if found.owner != owner_of(self._files, self._options):
+            return False
+        with self._borrowed_state() as (engine, state):
+            return engine.load_state(path, found.ids, state, self._options.cache)
 
     def write_prompt_cache(self, path: Path, prompt: PreparedPrompt) -> None:
         """Write what was read of `prompt` into a file, unless it holds that already.

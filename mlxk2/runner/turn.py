@@ -102,6 +102,7 @@ class Turn:
             logprobs=None if self.prompt.request.top_logprobs is None else tuple(self.chosen),
             complete=self._mask is None or self._mask.complete,
             failure=None if self._mask is None else self._mask.failure,
+            stop=self.text.stop,
         )
 
     def _chosen_token(self, step: Step) -> ChosenToken:

@@ -9,11 +9,11 @@ from functools import partial
 from mlxk2.cli import run_flags
 from mlxk2.cli.io import is_terminal, silence_libraries, write
 from mlxk2.cli.present import Context, present, view_of
-from mlxk2.driving import drain
+from mlxk2.driving import Sink, drain
 from mlxk2.errors import Interrupted, MlxkError, UsageError
 from mlxk2.events import Event
 from mlxk2.operations.run import RunResult, prepare, run_model
-from mlxk2.output.stream import INTERRUPTED_LINE, AnswerStream
+from mlxk2.output.stream import INTERRUPTED_LINE, AnswerStream, Warnings
 from mlxk2.store.model_ref import ModelRef
 from mlxk2.store.resolve import find_model
 
@@ -86,9 +86,11 @@ def _for_programs(steps: Generator[Event, None, RunResult], args: argparse.Names
 
 def _for_people(steps: Generator[Event, None, RunResult], args: argparse.Namespace, context: Context) -> int:
     view = view_of(context.io, context.settings)
-    stream = None if args.no_stream else AnswerStream(view, hide_reasoning=args.hide_reasoning)
+    # A program gets a constrained answer when it is known to be one, or nothing.
+    is_checked = run_flags.is_constrained(args) and not view.on_terminal
+    stream = None if args.no_stream or is_checked else AnswerStream(view, hide_reasoning=args.hide_reasoning)
     try:
-        result: RunResult = drain(steps, stream)
+        result: RunResult = drain(steps, _with_warnings(stream, context))
     except MlxkError:
         if stream is not None:
             stream.break_off()
@@ -103,6 +105,18 @@ def _for_people(steps: Generator[Event, None, RunResult], args: argparse.Namespa
         context.io.stderr.write(INTERRUPTED_LINE + "\n")
         return Interrupted.exit_code
     return 0
+
+
+def _with_warnings(stream: AnswerStream | None, context: Context) -> Sink:
+    """Write the answer as it comes, and warnings beside it."""
+    warnings = None if context.args.quiet else Warnings(partial(write, context.io.stderr))
+
+    def sink(event: Event) -> None:
+        for part in (stream, warnings):
+            if part is not None:
+                part(event)
+
+    return sink
 
 
 def _prompt(words: list[str], context: Context) -> str:

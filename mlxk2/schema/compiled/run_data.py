@@ -132,6 +132,21 @@ def validate(data, custom_formats={}, name_prefix=None):
                                     validate___definitions_token_choice(data__logprobs_item__top_item, custom_formats, (name_prefix or "data") + ".logprobs[{data__logprobs_x}].top[{data__logprobs_item__top_x}]".format(**locals()))
                         if data__logprobs_item_keys:
                             raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}]".format(**locals()) + " must not contain "+str(data__logprobs_item_keys)+" properties")
+        if "warnings" in data_keys:
+            data_keys.remove("warnings")
+            data__warnings = data["warnings"]
+            if not isinstance(data__warnings, (list, tuple)):
+                raise JsonSchemaValueException("" + (name_prefix or "data") + ".warnings must be array")
+            data__warnings_is_list = isinstance(data__warnings, (list, tuple))
+            if data__warnings_is_list:
+                data__warnings_len = len(data__warnings)
+                for data__warnings_x, data__warnings_item in enumerate(data__warnings):
+                    if not isinstance(data__warnings_item, (str)):
+                        raise JsonSchemaValueException("" + (name_prefix or "data") + ".warnings[{data__warnings_x}]".format(**locals()) + " must be string")
+                    if isinstance(data__warnings_item, str):
+                        data__warnings_item_len = len(data__warnings_item)
+                        if data__warnings_item_len < 1:
+                            raise JsonSchemaValueException("" + (name_prefix or "data") + ".warnings[{data__warnings_x}]".format(**locals()) + " must be longer than or equal to 1 characters")
         if data_keys:
             raise JsonSchemaValueException("" + (name_prefix or "data") + " must not contain "+str(data_keys)+" properties")
     return data
