@@ -12,11 +12,13 @@ PYTEST_ENV := LD_PRELOAD=$(OPENBLAS) OPENBLAS_NUM_THREADS=1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo hub test check bench docs clean \
+.PHONY: help demo chat serve hub test check bench docs clean \
 	check-format check-lint check-types check-layers check-startup check-sizes check-docs check-schema
 
 help:
 	@echo 'make demo    install into .venv, fetch a small real model, look at it and talk to it'
+	@echo 'make chat    a chat with that model'
+	@echo 'make serve   that model behind OpenAI and Anthropic APIs, and a page to chat on, at http://127.0.0.1:8000'
 	@echo 'make hub     a Hub of your own on this machine, with the demo model: try pull and push without an account'
 	@echo 'make test    the whole default test suite            (PYTEST_ARGS="-k list" for a part)'
 	@echo 'make check   format, lint, types, layers, start-up, sizes, documents against code'
@@ -31,6 +33,14 @@ $(VENV)/.installed-%: pyproject.toml scripts/make_venv.sh scripts/find_python.sh
 
 demo: $(VENV)/.installed-demo
 	@sh scripts/demo.sh
+
+chat: $(VENV)/.installed-demo
+	@sh scripts/demo.sh --quiet
+	@MLXK2_WORKSPACE_HOME=.demo $(BIN)/mlxk2 run SmolLM2-135M-Instruct
+
+serve: $(VENV)/.installed-demo
+	@sh scripts/demo.sh --quiet
+	@MLXK2_WORKSPACE_HOME=.demo $(BIN)/mlxk2 serve --model SmolLM2-135M-Instruct
 
 hub: $(VENV)/.installed-demo
 	@sh scripts/hub.sh

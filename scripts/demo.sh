@@ -1,5 +1,6 @@
 #!/bin/sh
 # Get a small real chat model once, convert it, and look at it with MLX Knife. `make demo` makes .venv first.
+# With --quiet the model is made, and not looked at.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,6 +20,8 @@ if [ ! -d ".demo/$model" ]; then
     gguf=.cache/smollm2/$(basename "$gguf")
     show $mlxk2 convert "$gguf" ".demo/$model"
 fi
+
+if [ "${1:-}" = --quiet ]; then exit 0; fi
 
 printf '\n$ export MLXK2_WORKSPACE_HOME=.demo\n'
 export MLXK2_WORKSPACE_HOME=.demo

@@ -7,10 +7,7 @@ model=SmolLM2-135M-Instruct
 port=${PORT:-8090}
 endpoint=http://127.0.0.1:$port
 
-if [ ! -d ".demo/$model" ]; then
-    echo "Fetching $model (92 MB, Apache-2.0), the first time only ..."
-    .venv/bin/mlxk2 convert "$(.venv/bin/python scripts/fetch_smollm2.py)" ".demo/$model"
-fi
+sh scripts/demo.sh --quiet
 
 cat <<EOT
 

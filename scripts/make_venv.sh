@@ -6,9 +6,9 @@ set -eu
 venv=$1
 kind=$2
 case "$kind" in
-demo) what="." done_kinds="demo" ;;
-test) what=".[test]" done_kinds="demo test" ;;
-dev) what=".[dev]" done_kinds="demo test dev" ;;
+demo) what=".[all]" done_kinds="demo" ;;
+test) what=".[all,test]" done_kinds="demo test" ;;
+dev) what=".[all,dev]" done_kinds="demo test dev" ;;
 *)
     echo "error: make_venv.sh knows demo, test and dev, not $kind" >&2
     exit 2
