@@ -28,6 +28,20 @@ from .scheduler import Scheduler
 
 _STATUS_EVERY_S = 1.0
 
+# What a bug of ours, or of a library's, may raise about one request: the others go on.
+_BUGS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 def run_engine(spec: EngineSpec, commands: Connection, events: Connection) -> None:
     """Load a model and answer until Stop comes; where `commands` ends without it, the process ends at once.
@@ -55,6 +69,7 @@ class _Loop:
         self._scheduler = Scheduler(model)
         self._told: list[EngineEvent] = [model.ready]
         self._next_status = 0.0
+        self._was_busy = False
 
     def run(self) -> None:
         while True:
@@ -78,7 +93,7 @@ class _Loop:
                 self._scheduler.cancel(command.id)
         except errors.MlxkError as error:
             self._told.append(Failed(command.id, Problem.of(error)))
-        except Exception as error:  # a bug of ours, or of a library's: the others go on
+        except _BUGS as error:
             traceback.print_exc()
             bug = errors.InternalError(f"{type(error).__name__}: {error}")
             self._told.append(Failed(command.id, Problem.of(bug)))
@@ -87,8 +102,9 @@ class _Loop:
         told = (*self._told, *self._scheduler.events())
         self._told = []
         now = time.monotonic()
-        if now >= self._next_status:
-            self._next_status = now + _STATUS_EVERY_S
+        is_busy = self._scheduler.is_busy
+        if now >= self._next_status or is_busy is not self._was_busy:
+            self._next_status, self._was_busy = now + _STATUS_EVERY_S, is_busy
             told = (*told, self._scheduler.status())
         if told:
             self._events.send(told)
