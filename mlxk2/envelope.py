@@ -31,6 +31,10 @@ COMMANDS = (
 )
 
 
+# What some readers take for the end of a line, besides what JSON escapes in any case.
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+
+
 class _Absent:
     """Marks a field that does not appear in the answer; None appears as null."""
 
@@ -64,6 +68,8 @@ def failure(command: str | None, error: MlxkError) -> Payload:
 def to_json(envelope: Payload, *, one_line: bool = False) -> str:
     """Write an answer as the contract wants it: two-space indent, text that is UTF-8 (half a surrogate pair is not)."""
     text = json.dumps(envelope, indent=None if one_line else 2, ensure_ascii=False)
+    if one_line:
+        text = text.translate(_LINE_ENDS)
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -384,8 +384,10 @@ def test_a_ledger_knows_its_ids_by_kind_and_text():
         assert (ledger.knows(1), ledger.knows("unknown")) == (True, False)
 
 
-def test_the_answers_are_what_json_lines_readers_expect(batch):
-    write_prompts(batch.source, {"ü": 'quote " and \\ and \n newline and \u2028 separator'})
+def test_no_reader_finds_an_end_of_line_within_an_answer(batch):
+    prompt = 'quote " and \\ and \n newline, \u2028 \u2029 separators, \x85 next line, \x0b tab'
+    write_prompts(batch.source, {"ü": prompt})
     assert batch().code == 0
-    (line,) = batch.target.read_text(encoding="utf-8").split("\n")[:-1]
-    assert json.loads(line)["data"]["prompt"] == 'quote " and \\ and \n newline and \u2028 separator'
+    (line,) = batch.target.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["data"]["prompt"] == prompt
+    assert "ü" in line

@@ -54,6 +54,7 @@ class AnswersFile:
         self._ledger = ledger
         self._handle = -1
         self._size = 0
+        self._is_new = False
 
     @classmethod
     def look(cls, path: Path, source: Path, ref: ModelRef, ledger: Ledger) -> AnswersState:
@@ -96,6 +97,10 @@ class AnswersFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self._is_new and not self._size:
+            # Nothing came of it: what was not there before is not there now.
+            with suppress(OSError):
+                os.unlink(self._path)
         self._close()
 
     def append(self, line: str) -> None:
@@ -112,6 +117,7 @@ class AnswersFile:
         self._size += len(data)
 
     def _open(self) -> None:
+        self._is_new = not self._path.exists()
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         found = os.fstat(self._handle)
         is_ours = _locked(self._handle) and os.path.samestat(found, self._path.stat())

@@ -46,6 +46,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "use_qk_norm": False,
         },
     },
+    "gemma2": {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     "gemma3_text": {"sliding_window": _WINDOW, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8},
     "cohere2": {
         "sliding_window": _WINDOW, "sliding_window_pattern": 2, "layer_norm_eps": 1e-5, "logit_scale": 1.0,
