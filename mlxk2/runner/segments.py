@@ -13,12 +13,15 @@ class StopCutter:
     """
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
+        self._has_markers = bool(stop)
         self._finder = MarkerFinder(stop)
         self.stopped = False
         self.found: str | None = None
 
     def feed(self, text: str) -> str:
         """Return what can be shown now that `text` has come."""
+        if not self._has_markers:
+            return text
         shown = ""
         if not self.stopped:
             for piece in self._finder.feed(text):

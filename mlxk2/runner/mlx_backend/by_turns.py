@@ -95,9 +95,11 @@ class ByTurns:
         """Yield None for each part of the prompt that was read, then the tokens."""
         for stop in stops:
             # One id is always left to read.
-            for _ in self._engine.prefill(prompt_ids[: stop + 1], state):
+            for place in self._engine.prefill(prompt_ids[: stop + 1], state):
+                if place == stop:
+                    # Before anybody sees that it has been read.
+                    self._store.insert(prompt_ids[:stop], state.layers)
                 yield None
-            self._store.insert(prompt_ids[:stop], state.layers)
         for _ in self._engine.prefill(prompt_ids, state):
             yield None
         yield from self._engine.decode(prompt_ids, state, decoding)
