@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -75,7 +74,7 @@ class _Player:
         if self.part == "never":
             threading.Event().wait()
         if self.part == "late":
-            time.sleep(0.5)
+            threading.Event().wait(0.5)
         if self.part == "chatty":
             print("a line that an engine prints", flush=True)
         self.events.send((Ready(256, 1000, True, False, False, False),))
@@ -136,7 +135,8 @@ class _Player:
         self.events.send(tuple(told))
         self.tell_status(active)
         if self.part == "slow":
-            time.sleep(0.01)
+            with self.stirred:
+                self.stirred.wait(0.01)
 
     def say(self, id: str, said: int) -> list[Any]:
         if said == 0:

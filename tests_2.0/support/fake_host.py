@@ -94,7 +94,7 @@ class FakeHost:
                 raise self.script.error
             if self.script.bug:
                 raise RuntimeError("a secret of the server")
-            await asyncio.sleep(self.script.pause_before_start_s)
+            await _pass(self.script.pause_before_start_s)
             async for event in self._answer(command):
                 is_over = isinstance(event, (Over, Embedded, Counted, Failed))
                 yield event
@@ -122,7 +122,7 @@ class FakeHost:
             if number == script.fail_after:
                 yield Failed(id, script.problem)
                 return
-            await asyncio.sleep(script.pause_s)
+            await _pass(script.pause_s)
             yield Piece(id, "answer", word, _logprobs(word, command.request))
         for index, (call_id, name, parts) in enumerate(script.calls):
             yield ToolPiece(id, index, call_id, name, "")
@@ -156,6 +156,13 @@ class FakeHost:
             state=self.state, model=self.loaded, ready=ready, status=status, pid=1, running=self.running, waiting=2,
             max_concurrency=32, max_queue=256, restarts=1, problem=self.problem, started_at=1e9, loaded_at=1e9,
         )  # fmt: skip
+
+
+async def _pass(seconds: float) -> None:
+    """Be slow: what a model would be busy with takes so long."""
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, over.set)
+    await over.wait()
 
 
 def _logprobs(word: str, request: GenerationRequest) -> tuple[ChosenToken, ...]:

@@ -36,10 +36,11 @@ _SAMPLE = re.compile(r"^(\w+(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
 class RealServer:
     """A server that answers. `model` is the first one's name; `client` speaks to it."""
 
-    def __init__(self, server: RunningServer, model: str) -> None:
+    def __init__(self, server: RunningServer, model: str, key: str | None = None) -> None:
         self.server, self.model = server, model
         self.url = str(server.banner["data"]["url"])
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self.client = httpx.Client(base_url=self.url, timeout=60, headers=headers)
         self.engines: set[int] = set()
 
     @property
@@ -52,9 +53,15 @@ class RealServer:
 
     def engine(self) -> int:
         """Return the process id of the engine, once it is ready."""
-        pid = self.server.wait_for_engine()
+        wait_until(lambda: self._ready() is not None, "the model is loaded")
+        pid = self._ready()
+        assert pid is not None
         self.engines.add(pid)
         return pid
+
+    def _ready(self) -> int | None:
+        loaded = self.status()["loaded"]
+        return int(loaded[0]["pid"]) if loaded and loaded[0]["state"] == "ready" else None
 
     def fresh_engine(self) -> int:
         """Have the model loaded anew, by a process that has served nobody; return its id."""
@@ -86,12 +93,17 @@ class RealServer:
 
 
 @contextmanager
-def real_server(*models: Path, words: tuple[str, ...] = (), env: dict[str, str] | None = None) -> Iterator[RealServer]:
-    """Serve `models` and nothing else, the first one loaded; end the server with SIGTERM."""
+def real_server(
+    *models: Path, words: tuple[str, ...] = (), env: dict[str, str] | None = None, key: str | None = None
+) -> Iterator[RealServer]:
+    """Serve `models` and nothing else, the first one loaded; end the server with SIGTERM.
+
+    `key` is what our own client is let in with, where the server demands one.
+    """
     names = [str(model) for model in models]
     command = ("--json", "--port", "0", *(("--model", names[0], "--models", ",".join(names)) if names else ()), *words)
     with running(CLI, *command, env={**fast_blas(), **(env or {})}) as started:
-        server = RealServer(started, names[0] if names else "")
+        server = RealServer(started, names[0] if names else "", key)
         try:
             if names:
                 server.engine()
