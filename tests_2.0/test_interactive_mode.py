@@ -196,6 +196,13 @@ def test_a_command_that_does_not_exist_is_named_and_nothing_is_asked(chat):
     assert "/nothing is no command" in done.told
 
 
+@pytest.mark.parametrize("line", ["/", "/  "])
+def test_a_bare_slash_is_asked_nothing_and_told_of_help(chat, line):
+    done = chat(line)
+    assert (done.code, done.answers) == (0, "")
+    assert "/ is no command" in done.told and "/help lists the commands" in done.told
+
+
 @pytest.mark.parametrize("line", ["/etc/passwd, what is it?", " /help", "/* a comment */", "//help", "/ 2", "7 / 2"])
 def test_a_slash_alone_makes_no_command(chat, line):
     assert chat(line).answers == TEXT + "\n"
@@ -254,9 +261,9 @@ def test_set_max_tokens_cuts_answers(chat):
         ("/set temperature hot", "temperature takes a number, not 'hot'"),
         ("/set temperature nan", "between 0 and 100"),
         ("/set top_k 1.5", "top_k takes a whole number, not '1.5'"),
-        ("/set top_p 7", "--top-p must be between 0 and 1"),
-        ("/set seed -1", "--seed must be between"),
-        ("/set max_tokens 0", "--max-tokens must be at least 1"),
+        ("/set top_p 7", "error: top_p must be between 0 and 1"),
+        ("/set seed -1", "error: seed must be between"),
+        ("/set max_tokens 0", "error: max_tokens must be at least 1"),
         ("/set keep_context forget", "keep_context is fail or rotate"),
         ("/show me", "'me' cannot be shown"),
         ("/retry", "there is no answer to try again"),
@@ -373,7 +380,7 @@ def test_save_writes_a_document_with_everything(chat, tmp_path, model):
     assert (document["format"], document["version"], document["model"]) == ("mlxk2-chat", 1, str(model))
     assert document["system"] == "Be kind." and document["sampling"]["seed"] == 3
     assert document["messages"] == [{"role": "user", "content": "hello"}, {"role": "assistant", "content": TEXT}]
-    assert f"saved to {path} (1 turns)" in done.told
+    assert f"saved to {path} (one turn)" in done.told
     assert [entry.name for entry in tmp_path.iterdir() if "partial" in entry.name] == []
 
 
@@ -384,7 +391,25 @@ def test_load_goes_on_where_save_stopped(chat, tmp_path):
     after = chat(f"/load '{path}'", "more", "/show", flags=flags)
     assert after.figures[0].used == before.figures[1].used
     assert "system              Be kind." in after.told and "top_k               4" in after.told
-    assert "(1 turns), with its system message and settings" in after.told
+    assert "(one turn), with its system message and settings" in after.told
+
+
+def test_a_chat_with_a_token_that_the_model_lacks_is_not_loaded(chat, tmp_path):
+    path = tmp_path / "chat.json"
+    chat("hello", f"/save {path}")
+    document = saved(path)
+    document["sampling"]["logit_bias"] = {"999999": 5}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    done = chat(f"/load {path}", "/show", "and now?")
+    assert "error: logit_bias: the model has no token 999999" in done.told
+    assert "turns               0\n" in done.told
+    assert done.answers == TEXT + "\n"
+
+
+def test_a_token_that_the_model_lacks_is_refused_before_the_first_prompt(chat):
+    done = chat("hello", flags=("--logit-bias", "999999=5"))
+    assert (done.code, done.answers) == (2, "")
+    assert "--logit-bias: the model has no token 999999" in done.told
 
 
 def test_load_of_another_models_chat_says_so(chat, talk, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -125,27 +126,31 @@ def press(main_thread, never):
         while frame is not None and frame.f_code.co_name != "drain":
             frame = frame.f_back
         seen += frame is not None and type(frame.f_locals.get("event")).__name__ == "Delta"
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), int(os.environ["PRESSED"]))
 
 threading.Thread(target=press, args=(threading.main_thread().ident, threading.Event()), daemon=True).start()
 sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.parametrize("pressed", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("flags", [[], ["--no-stream"], ["--json"]])
-def test_a_real_signal_ends_the_process_with_130_and_keeps_the_text(tmp_path, isolated_cache, flags):
+def test_a_real_signal_ends_the_process_with_130_keeps_the_text_and_is_named(tmp_path, isolated_cache, flags, pressed):
     options = TinyOptions(context_length=2_000_000)
     path = scripted_model(tmp_path / "m", pieces=["again ", "and "], repeat=True, options=options)
     command = [sys.executable, "-c", CHILD, "run", str(path), "hi", *flags]
-    environment = {**os.environ, **isolated_cache.env}
+    environment = {**os.environ, **isolated_cache.env, "PRESSED": str(int(pressed))}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120, check=False)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     if "--json" in flags:
         answer = checked(done.stdout, done.returncode)
         assert answer["error"]["type"] == "interrupted"
+        who = "interrupted" if pressed == signal.SIGINT else f"ended by {pressed.name}"
+        assert answer["error"]["message"] == f"the generation was {who}"
         assert answer["data"]["finish_reason"] == "interrupted"
         assert answer["data"]["response"].startswith("again and")
     else:
-        assert "[Generation interrupted by user]" in done.stderr
+        who = "interrupted by user" if pressed == signal.SIGINT else f"ended by {pressed.name}"
+        assert f"[Generation {who}]" in done.stderr
         assert done.stdout.startswith("again and")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -170,6 +171,52 @@ def test_keys_stay_hidden_when_a_stopped_answer_goes_on(tmp_path, env):
         chat.until(PROMPT)
         chat.type(CTRL_D)
         assert chat.wait() == 0 and chat.is_as_before
+
+
+def test_keys_stay_hidden_when_a_shell_shows_them_after_the_answer_went_on(tmp_path, env):
+    """As after `bg` and `fg`: no signal tells of the second."""
+    endless = scripted_model(
+        tmp_path / "endless", pieces=["one ", "two "], repeat=True, options=TinyOptions(context_length=1_000_000)
+    )
+    with Terminal("run", str(endless), "--max-tokens", "900000", env=env) as chat:
+        chat.until(PROMPT)
+        chat.type("go on", ENTER)
+        chat.until("one two ")
+        chat.set_as_before()
+        wait_until(lambda: not chat.echoes, "the echo is off again")
+        chat.type(CTRL_C)
+        assert "^C" not in chat.until("[Generation interrupted by user]")
+        chat.until(PROMPT)
+        chat.type(CTRL_D)
+        assert chat.wait() == 0 and chat.is_as_before
+
+
+def shown_lines(raw: bytes) -> list[str]:
+    """What was drawn over and over in one line."""
+    return re.findall(r"\r\x1b\[K([█░ ]*\d+ of \d+ tokens)", raw.decode("utf-8", "replace"))
+
+
+def test_progress_of_a_long_prompt_fits_the_terminal_and_is_taken_away(tmp_path, env):
+    options = TinyOptions(context_length=100_000)
+    model = scripted_model(tmp_path / "reader", TEXT, options)
+    path = tmp_path / "long.json"
+    turn = [{"role": "user", "content": "word " * 5000}, {"role": "assistant", "content": "yes"}]
+    content = {"format": "mlxk2-chat", "version": 1, "model": str(model), "messages": turn}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with Terminal("run", str(model), "--max-tokens", "20", env=env, columns=46) as chat:
+        chat.until(PROMPT)
+        chat.type(f"/load {path}", ENTER)
+        chat.until("settings")
+        chat.until(PROMPT)
+        chat.type("hello", ENTER)
+        chat.until("The capital")
+        raw = chat._raw
+        lines = shown_lines(raw)
+        assert lines and max(map(len, lines)) < 46
+        assert raw.rindex(b"\r\x1b[K") > raw.rindex(b" tokens") - 1
+        chat.until(PROMPT)
+        chat.type(CTRL_D)
+        assert chat.wait() == 0
 
 
 def test_line_editing_is_left_to_a_terminal_that_cannot_move(open_chat, env):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mlxk2.cli.command_line import PROGRAM, CommandLine, HelpAsked, help_or_error
-from mlxk2.cli.io import Io, process_io
+from mlxk2.cli.io import Ending, Io, process_io
 from mlxk2.cli.present import CLOSED_PIPE, Context, show_error, show_help
 from mlxk2.cli.registry import BY_NAME, Verb, available
 from mlxk2.errors import InternalError, Interrupted, MlxkError, UsageError
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None, io: Io | None = None) -> int:
         return _run(words, io)
     try:
         with process_io() as own:
-            _end_on_signals()
+            _end_on_signals(own.ending)
             code = _run(words, own)
     except BrokenPipeError:
         return CLOSED_PIPE
@@ -46,7 +46,7 @@ def _run(argv: list[str], io: Io) -> int:
     except MlxkError as error:
         shown: MlxkError = _with_way_out(error, line)
     except KeyboardInterrupt:
-        shown = Interrupted("interrupted")
+        shown = Interrupted(io.ending.words)
     except Exception as bug:  # noqa: BLE001 - the boundary: a bug must answer in the contract's form too
         shown = _as_internal(bug, settings, io)
     return show_error(shown, line, settings, io)
@@ -118,12 +118,13 @@ def _leave_threads(code: int) -> None:
         os._exit(code)
 
 
-def _end_on_signals() -> None:
+def _end_on_signals(ending: Ending) -> None:
     """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that nothing half done stays behind."""
     import signal
 
     def interrupt(number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        ending.signal_name = signal.Signals(number).name
+        raise KeyboardInterrupt(ending.signal_name)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         # What the caller ignores, as nohup does with SIGHUP, stays ignored.

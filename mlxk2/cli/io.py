@@ -11,6 +11,18 @@ from typing import Callable, NamedTuple, TextIO, cast
 from mlxk2.errors import OutputFailed
 
 
+class Ending:
+    """Which signal ends the process: SIGTERM, SIGHUP; None for Ctrl-C, and while nothing does."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+
+    @property
+    def words(self) -> str:
+        """Say who ended what was going on."""
+        return "interrupted" if self.signal_name is None else f"ended by {self.signal_name}"
+
+
 class Io(NamedTuple):
     """The outside world of one command. `owns_process`: whether file descriptors and signals are ours to change."""
 
@@ -21,6 +33,7 @@ class Io(NamedTuple):
     clock: Callable[[], float] = time.time
     width: int | None = None
     owns_process: bool = False
+    ending: Ending = Ending()
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -42,7 +55,8 @@ def process_io() -> Iterator[Io]:
     keyboard, out, err = _copied(0, "r"), _copied(1, "w"), _copied(2, "w")
     try:
         os.dup2(err.fileno(), 1)
-        yield Io(keyboard, out, err, os.environ, width=_terminal_width(out), owns_process=True)
+        width = _terminal_width(out)
+        yield Io(keyboard, out, err, os.environ, width=width, owns_process=True, ending=Ending())
     finally:
         for stream in (out, err, keyboard):
             _close(stream)
@@ -92,6 +106,11 @@ def _copied(descriptor: int, mode: str) -> TextIO:
     errors = "strict" if mode == "r" else "replace"
     newline = None if mode == "r" else "\n"
     return cast("TextIO", open(os.dup(descriptor), mode, encoding="utf-8", errors=errors, newline=newline))
+
+
+def width_of(stream: TextIO, io: Io) -> int | None:
+    """Tell how wide a terminal is at the moment, which may change; None where nobody knows."""
+    return _terminal_width(stream) or io.width
 
 
 def _terminal_width(stream: TextIO) -> int | None:

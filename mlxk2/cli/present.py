@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from mlxk2 import envelope
 from mlxk2.cli.command_line import CommandLine
-from mlxk2.cli.io import Io, is_terminal, write
+from mlxk2.cli.io import Io, is_terminal, width_of, write
 from mlxk2.driving import Sink
 from mlxk2.errors import Interrupted, MlxkError, OutputFailed, UsageError
 from mlxk2.settings import Settings
@@ -61,7 +61,7 @@ def progress_sink(context: Context) -> Iterator[Sink | None]:
         return
     from mlxk2.output.stream import ProgressLine
 
-    line = ProgressLine(context.io.stderr)
+    line = ProgressLine(context.io.stderr, partial(width_of, context.io.stderr, context.io))
     try:
         yield line
     finally:

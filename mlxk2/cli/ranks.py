@@ -18,7 +18,7 @@ from mlxk2.operations.run import RunResult
 from mlxk2.settings import RankSettings
 
 # What only one machine can do so far.
-_ALONE = ("input", "output", "batch_size", "draft_model", "adapter_path", "prompt_cache")
+_ALONE = ("input", "output", "batch_size", "draft_model", "adapter_path", "prompt_cache", "trust_remote_code")
 
 
 def run_as_rank(args: argparse.Namespace, context: Context, ranks: RankSettings, show: Callable[..., int]) -> int:
@@ -40,7 +40,7 @@ def run_as_rank(args: argparse.Namespace, context: Context, ranks: RankSettings,
 def _prompt(args: argparse.Namespace, context: Context, ranks: RankSettings) -> str:
     """Rank 0 puts the prompt together; the others get it from there. Raises: UsageError."""
     for name in _ALONE:
-        if getattr(args, name, None) is not None:
+        if getattr(args, name, None) not in (None, False):
             raise UsageError(f"--{name.replace('_', '-')} cannot be used over several machines")
     texts = [word for word in args.prompt if word != "-"]
     if not args.prompt or len(texts) > 1 or len(args.prompt) - len(texts) > 1:

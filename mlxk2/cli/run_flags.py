@@ -99,6 +99,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wire-memory", action="store_true", help="keep the model from being swapped out, where the device can"
     )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="execute code from the model's folder, which may do whatever you may; never done without this",
+    )
 
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
@@ -152,6 +157,7 @@ def engine_of(args: argparse.Namespace, draft: ModelRef | None) -> EngineOptions
         draft=None if draft is None else draft.path,
         draft_tokens=_DRAFT_TOKENS if args.num_draft_tokens is None else args.num_draft_tokens,
         wire_memory=args.wire_memory,
+        trust_remote_code=args.trust_remote_code,
     )
 
 

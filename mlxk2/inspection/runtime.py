@@ -29,12 +29,15 @@ _NEEDED_PACKAGES = {"olmo": "hf_olmo"}
 Tables = tuple[Mapping[str, str], Mapping[tuple[str, str], str]]
 
 
-def runtime_problem(files: ModelFiles, framework: str) -> str | None:
-    """Say why mlx-lm cannot load a sound model, in the contract's words; None if it can."""
+def runtime_problem(files: ModelFiles, framework: str, *, trusts_code: bool = False) -> str | None:
+    """Say why mlx-lm cannot load a sound model, in the contract's words; None if it can.
+
+    With `trusts_code` a model may need code from its folder.
+    """
     if framework != MLX:
         return f"Incompatible: {framework}"
     code = custom_code(files)
-    if code is not None:
+    if code is not None and not trusts_code:
         return f"Needs code of its own, which is never executed ({code})"
     config = files.config or {}
     model_type = config.get("model_type")
@@ -43,9 +46,23 @@ def runtime_problem(files: ModelFiles, framework: str) -> str | None:
     package = find_mlx_lm()
     if package is None:
         return NOT_INSTALLED
-    if not supports(package, model_type, config.get("architectures")):
+    if code == "model_file":
+        problem = _obstacle_to_code(files, package)
+        if problem is not None:
+            return problem
+    elif not supports(package, model_type, config.get("architectures")):
         return f"model_type '{one_line(model_type[:_MOST_CHARACTERS])}' not supported by mlx-lm"
     return None if has_loadable_safetensors(files) else LEGACY_FORMAT
+
+
+def _obstacle_to_code(files: ModelFiles, package: str) -> str | None:
+    """Say why mlx-lm cannot load a model by the code that its config names, which must be in its folder."""
+    if '"model_file"' not in (_source(os.path.join(package, "utils.py")) or ""):
+        return "the installed mlx-lm is too old to load a model by code of its own (model_file)"
+    name = (files.config or {}).get("model_file")
+    if not isinstance(name, str) or not files.has(name):
+        return "config.json names a model_file that is not in the folder"
+    return None
 
 
 def custom_code(files: ModelFiles) -> str | None:

@@ -70,8 +70,9 @@ def prepare_chat(
     Raises: UsageError, ModelUnhealthy, IncompatibleModel, InsufficientMemory.
     """
     options.settings.request(())
-    inspection = runnable(ref)
-    draft = None if options.draft is None else runnable(options.draft)
+    trusts_code = options.engine.trust_remote_code
+    inspection = runnable(ref, trusts_code=trusts_code)
+    draft = None if options.draft is None else runnable(options.draft, trusts_code=trusts_code)
     memory = MemoryPlan.of(inspection, draft, options.engine, limit=memory_limit, force=options.force)
     memory.check(options.settings.max_tokens or EXPECTED_ANSWER_TOKENS)
     return ChatPlan(inspection, options, memory, fast_start)
@@ -126,8 +127,9 @@ class ChatSession:
     def load(self) -> None:
         """Load tokenizer and weights now rather than with the first question.
 
-        Raises: IncompatibleModel, InsufficientMemory, DependencyMissing.
+        Raises: IncompatibleModel, InsufficientMemory, DependencyMissing, UsageError.
         """
+        self._check_bias(self.settings)
         expected = self.settings.max_tokens or EXPECTED_ANSWER_TOKENS
         self._plan.memory.check(expected, self._runner.recommended_memory_bytes())
         self._runner.load(self.settings.request(()))
@@ -186,9 +188,15 @@ class ChatSession:
         if saved.model != self.model:
             # Token ids mean something else to another model.
             sampling = replace(sampling, logit_bias={})
-        self.settings = replace(saved.settings, sampling=sampling, keep_context=self.settings.keep_context)
+        settings = replace(saved.settings, sampling=sampling, keep_context=self.settings.keep_context)
+        self._check_bias(settings)
+        self.settings = settings
         self.turns, self._left_out = saved.turns, 0
         return Loaded(len(saved.turns), saved.model)
+
+    def _check_bias(self, settings: ChatSettings) -> None:
+        """Raises: UsageError where a token is biased that the model lacks: no answer could be given."""
+        self._runner.check_bias(settings.sampling.logit_bias, settings.request(()))
 
     def _answer(self, question: str, before: tuple[Turn, ...]) -> Generator[Event, None, Turn]:
         fitted = self._fitted(question, before)

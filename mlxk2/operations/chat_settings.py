@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Callable
@@ -14,6 +15,7 @@ FAIL, ROTATE = "fail", "rotate"
 KEEP_CONTEXT = (FAIL, ROTATE)
 
 _OFF = "off"
+_FLAG = re.compile(r"--([a-z][a-z-]*[a-z])")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ def _keep_context(name: str, words: str) -> str:
     return words
 
 
+def in_chat_words(text: str) -> str:
+    """Return a message with settings named as /set names them; elsewhere they are flags."""
+    return _FLAG.sub(lambda flag: flag[1].replace("-", "_") if flag[1].replace("-", "_") in _NAMES else flag[0], text)
+
+
 _OF_SAMPLING: dict[str, Callable[[str, str], Any]] = {
     "temperature": _number,
     "top_p": _number,
@@ -102,6 +109,8 @@ SETTINGS: dict[str, Callable[[str, str], Any]] = {
     "stop": _texts,
     "keep_context": _keep_context,
 }
+
+_NAMES = {*SETTINGS, "logit_bias"}
 
 
 def _shown(value: Any) -> str:

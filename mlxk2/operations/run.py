@@ -17,6 +17,8 @@ from mlxk2 import errors
 from mlxk2.envelope import ABSENT
 from mlxk2.events import Event, Finished, Timing, Usage, Warned
 from mlxk2.inspection.describe import Inspection, inspect_model
+from mlxk2.inspection.framework import MLX
+from mlxk2.inspection.runtime import custom_code, runtime_problem
 from mlxk2.operations.run_memory import MemoryPlan
 from mlxk2.operations.structured import value_of
 from mlxk2.runner.limits import EXPECTED_ANSWER_TOKENS
@@ -102,19 +104,20 @@ def prepare(
     Raises: UsageError, ModelNotFound, ModelUnhealthy, IncompatibleModel, InsufficientMemory, DependencyMissing.
     """
     request = request_of(options)
-    inspection = runnable(ref)
+    trusts_code = options.engine.trust_remote_code
+    inspection = runnable(ref, trusts_code=trusts_code)
     if options.constraint is not None:
         options.constraint.check()
     if options.prompt_cache is not None:
         read_prompt_cache(options.prompt_cache)
-    draft = None if options.draft is None else runnable(options.draft)
+    draft = None if options.draft is None else runnable(options.draft, trusts_code=trusts_code)
     memory = MemoryPlan.of(inspection, draft, options.engine, limit=memory_limit, force=options.force, share=share)
     memory.check(request.max_tokens or EXPECTED_ANSWER_TOKENS)
     return RunPlan(inspection, options, request, memory, fast_start)
 
 
-def runnable(ref: ModelRef) -> Inspection:
-    """Inspect a model that is to be run.
+def runnable(ref: ModelRef, *, trusts_code: bool | None = None) -> Inspection:
+    """Inspect a model that is to be run, with code of its own where that is trusted; None: it never can be.
 
     Raises: ModelUnhealthy, IncompatibleModel.
     """
@@ -122,8 +125,14 @@ def runnable(ref: ModelRef) -> Inspection:
     info = inspection.info
     if info.health != "healthy":
         raise errors.ModelUnhealthy(f"{info.name} is broken: {info.reason}", hint=f"mlxk2 health {info.name} --verbose")
-    if not info.runtime_compatible:
-        raise errors.IncompatibleModel(f"{info.name} cannot be run: {info.reason}", hint=f"mlxk2 show {info.name}")
+    needs_code = custom_code(inspection.files) is not None
+    problem = info.reason
+    if problem and needs_code and trusts_code:
+        problem = runtime_problem(inspection.files, info.framework, trusts_code=True)
+    if problem:
+        is_offered = needs_code and trusts_code is False and info.framework == MLX
+        hint = f"mlxk2 run {info.name} --trust-remote-code" if is_offered else f"mlxk2 show {info.name}"
+        raise errors.IncompatibleModel(f"{info.name} cannot be run: {problem}", hint=hint)
     return inspection
 
 

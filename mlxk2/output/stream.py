@@ -11,7 +11,13 @@ from mlxk2.units import format_size
 
 INTERRUPTED_LINE = "[Generation interrupted by user]"
 
-_BAR_WIDTH = 30
+
+def interrupted_line(signal_name: str | None) -> str:
+    """Say who ended an answer before its end: the user, unless a signal has a name."""
+    return INTERRUPTED_LINE if signal_name is None else f"[Generation ended by {signal_name}]"
+
+
+_BAR_WIDTH, _NARROWEST_BAR, _USUAL_WIDTH = 30, 8, 80
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -70,20 +76,30 @@ class Warnings:
 
 
 class ProgressLine:
-    """One line on a terminal that is drawn again as work goes on, and removed at the end; warnings stay above it."""
+    """One line on a terminal that is drawn again as work goes on, and removed at the end; warnings stay above it.
 
-    def __init__(self, stream: TextIO) -> None:
+    It is never wider than `width` tells at the moment, since a line that goes on in the next one cannot be removed.
+    With `is_due` nothing is drawn before that says so.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        width: Callable[[], int | None] = lambda: None,
+        is_due: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._stream = stream
+        self._width = width
+        self._is_due = is_due
         self._shown = -1
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Warned):
             self.clear()
-            self._shown = -1
             self._stream.write(f"warning: {one_line(event.message)}\n")
         if isinstance(event, Progress) and event.total > 0:
             share = min(event.done / event.total, 1.0)
-            if int(share * 1000) != self._shown:
+            if int(share * 1000) != self._shown and self._is_due():
                 self._shown = int(share * 1000)
                 self._draw(event, share)
 
@@ -92,12 +108,17 @@ class ProgressLine:
         if self._shown >= 0:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+            self._shown = -1
 
     def _draw(self, event: Progress, share: float) -> None:
-        full = int(share * _BAR_WIDTH)
         if event.unit == "bytes":
             count = f"{format_size(event.done, ' ')} of {format_size(event.total, ' ')}"
         else:
             count = f"{event.done} of {event.total} {event.unit}"
-        self._stream.write(f"\r\x1b[K{'█' * full}{'░' * (_BAR_WIDTH - full)} {count}")
+        # A full line makes some terminals begin the next one.
+        room = (self._width() or _USUAL_WIDTH) - 1
+        width = min(_BAR_WIDTH, room - len(count) - 1)
+        full = int(share * width)
+        line = f"{'█' * full}{'░' * (width - full)} {count}" if width >= _NARROWEST_BAR else count[:room]
+        self._stream.write(f"\r\x1b[K{line}")
         self._stream.flush()

@@ -205,7 +205,7 @@ class EngineOptions:
 
     `adapter` is a folder with LoRA weights; `draft` one with a smaller model of the same vocabulary that guesses
     `draft_tokens` ahead. Without `reuse_cache` every request reads its whole prompt. `wire_memory` keeps the system
-    from swapping the model out.
+    from swapping the model out. Code inside a model folder is executed with `trust_remote_code` only.
 
     Raises: UsageError naming the flag.
     """
@@ -216,6 +216,7 @@ class EngineOptions:
     draft_tokens: int = 3
     reuse_cache: bool = True
     wire_memory: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if not (_is_int(self.draft_tokens) and 1 <= self.draft_tokens <= _MOST_DRAFT_TOKENS):

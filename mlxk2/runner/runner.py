@@ -35,7 +35,7 @@ class MLXRunner:
     has read is kept from one request to the next: only what the new prompt does not begin with is read again.
     `load_engine` loads what generates, where that is not simply the folder's weights.
 
-    Raises: IncompatibleModel for a model that needs code of its own, before anything is loaded.
+    Raises: IncompatibleModel for a model that needs code of its own, before anything is loaded, unless it is trusted.
     """
 
     def __init__(
@@ -47,8 +47,10 @@ class MLXRunner:
         options: EngineOptions | None = None,
         load_engine: Callable[[], Engine] | None = None,
     ) -> None:
+        self._options = options or EngineOptions()
+        trusts_code = self._options.trust_remote_code
         code = custom_code(files)
-        if code is not None:
+        if code is not None and not trusts_code:
             raise errors.IncompatibleModel(
                 f"the model needs code of its own, which is never executed ({code})",
                 hint="use a model whose architecture mlx-lm knows",
@@ -57,8 +59,7 @@ class MLXRunner:
         self._folder = files.ref.path
         self._label = label or files.ref.name
         self._config: Mapping[str, Any] = files.config or {}
-        self._options = options or EngineOptions()
-        self._speech = SpeechLoader(files, fast_start=fast_start)
+        self._speech = SpeechLoader(files, fast_start=fast_start, trusts_code=trusts_code)
         self._load = load_engine or self._load_folder
         self._engine: Engine | None = None
         self._state: KVState | None = None
@@ -98,6 +99,11 @@ class MLXRunner:
         """
         self._speech.load(request)
         self.engine()
+
+    def check_bias(self, bias: Mapping[int, float], request: GenerationRequest) -> None:
+        """Do nothing where the model has every biased token. Raises: UsageError, IncompatibleModel, DependencyMissing."""
+        if bias:
+            check_bias(bias, self._vocab_size(self._speech.load(request).tokenizer.size))
 
     def prepare(self, request: GenerationRequest) -> PreparedPrompt:
         """Tokenize the request and set its budget.
@@ -232,7 +238,12 @@ class MLXRunner:
 
     def _load_folder(self) -> Engine:
         options = self._options
-        engine: Engine = backend().load(self._folder, adapter_dir=options.adapter, draft_dir=options.draft)
+        engine: Engine = backend().load(
+            self._folder,
+            adapter_dir=options.adapter,
+            draft_dir=options.draft,
+            trusts_code=options.trust_remote_code,
+        )
         return engine
 
 

@@ -128,12 +128,14 @@ class SpeechLoader:
     """Loads a model's tokenizer once, with the first request, by the fastest way that its folder allows.
 
     With `fast_start` mlx-lm is imported without transformers where that gives the same ids; `close` undoes that.
+    With `trusts_code` the tokenizer may be code from the folder, which only the libraries themselves can load.
     """
 
-    def __init__(self, files: ModelFiles, *, fast_start: bool) -> None:
+    def __init__(self, files: ModelFiles, *, fast_start: bool, trusts_code: bool = False) -> None:
         self._folder = files.ref.path
         self._text = ModelText.of(files)
-        self._fast_start = fast_start
+        self._fast_start = fast_start and not trusts_code
+        self._trusts_code = trusts_code
         self._speech: Speech | None = None
         self._stand_ins: stand_ins.StandIns | None = None
 
@@ -159,7 +161,7 @@ class SpeechLoader:
 
     def _wrapped(self) -> tuple[TextTokenizer, Renderer | None]:
         stand_ins.withdraw()
-        wrapper = backend().load_tokenizer(self._folder)
+        wrapper = backend().load_tokenizer(self._folder, trusts_code=self._trusts_code)
         tokenizer = from_wrapper(wrapper)
         if self._text.chat_template is not None or not getattr(wrapper, "has_chat_template", False):
             return tokenizer, template_renderer(self._text, tokenizer)

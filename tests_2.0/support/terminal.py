@@ -42,10 +42,15 @@ class Terminal:
     """
 
     def __init__(
-        self, *argv: str, env: Mapping[str, str], stderr: Path | None = None, stdout: Path | None = None
+        self,
+        *argv: str,
+        env: Mapping[str, str],
+        stderr: Path | None = None,
+        stdout: Path | None = None,
+        columns: int = 120,
     ) -> None:
         self._master, self._slave = pty.openpty()
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
         self._before = termios.tcgetattr(self._slave)
         self._raw = b""
         self._seen = 0

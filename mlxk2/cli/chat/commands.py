@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Callable
 from mlxk2.errors import UsageError
 from mlxk2.operations.chat_settings import SETTINGS
 
-from .figures import last_answer, whole_chat
+from .figures import last_answer, number_of_turns, whole_chat
 from .lines import PROMPT
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LEAVING_WORDS = ("exit", "quit", "q")
 
-_LINE = re.compile(r"/(?P<name>[a-z?]+)(?:\s+(?P<words>.*))?\s*$", re.IGNORECASE | re.DOTALL)
+_LINE = re.compile(r"/(?P<name>[a-z?]+|(?=\s*$))(?:\s+(?P<words>.*))?\s*$", re.IGNORECASE | re.DOTALL)
 _OFF = "off"
 
 
@@ -56,7 +56,7 @@ def parsed(text: str) -> tuple[SlashCommand, str] | None:
 def _closest(name: str) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, [command.name for command in COMMANDS], n=1)
+    close = get_close_matches(name or " ", [command.name for command in COMMANDS], n=1)
     return f"did you mean /{close[0]}?" if close else "/help lists the commands"
 
 
@@ -133,21 +133,21 @@ def _undo(chat: Chat, _: str) -> None:
 
 def _clear(chat: Chat, _: str) -> None:
     count = chat.session.clear()
-    chat.screen.note(f"{count} turns forgotten" if count != 1 else "one turn forgotten")
+    chat.screen.note(f"{number_of_turns(count)} forgotten")
 
 
 def _save(chat: Chat, words: str) -> None:
     path = _path(words, "/save FILE")
     replaced = chat.session.save(path)
-    turns = len(chat.session.turns)
-    chat.screen.note(f"{'saved over' if replaced else 'saved to'} {path} ({turns} turns)")
+    turns = number_of_turns(len(chat.session.turns))
+    chat.screen.note(f"{'saved over' if replaced else 'saved to'} {path} ({turns})")
 
 
 def _load(chat: Chat, words: str) -> None:
     path = _path(words, "/load FILE")
     loaded = chat.session.restore(path)
     other = "" if loaded.model == chat.session.model else f", which were with {loaded.model}"
-    chat.screen.note(f"loaded {path} ({loaded.turns} turns{other}), with its system message and settings")
+    chat.screen.note(f"loaded {path} ({number_of_turns(loaded.turns)}{other}), with its system message and settings")
 
 
 def _bye(chat: Chat, _: str) -> None:

@@ -111,12 +111,16 @@ class Editor:
             with suppress(termios.error):
                 termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
+    def stay_away(self) -> None:
+        """Switch the echo off again: a job that comes back from the background is not always told so by a signal."""
+        _silence(self._stdin.fileno())
+
 
 def _silence(descriptor: int) -> None:
     """Switch the echo off, where the terminal is ours: a job in the background would be stopped for it."""
     with suppress(termios.error, OSError):
-        if os.tcgetpgrp(descriptor) == os.getpgrp():
-            silent = termios.tcgetattr(descriptor)
+        silent = termios.tcgetattr(descriptor)
+        if silent[3] & (termios.ECHO | termios.ICANON) and os.tcgetpgrp(descriptor) == os.getpgrp():
             silent[3] &= ~(termios.ECHO | termios.ICANON)
             termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
 

@@ -29,5 +29,10 @@ def whole_chat(turns: Sequence[Turn]) -> str:
     """Say how long the chat is."""
     measured = [turn.usage for turn in turns if turn.usage is not None]
     said = sum(usage.completion_tokens for usage in measured)
-    count = "one turn" if len(turns) == 1 else f"{len(turns)} turns"
+    count = number_of_turns(len(turns))
     return f"{count}, {said} tokens said" if measured else count
+
+
+def number_of_turns(count: int) -> str:
+    """Say how many turns there are."""
+    return "one turn" if count == 1 else f"{count} turns"

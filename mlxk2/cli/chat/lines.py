@@ -31,6 +31,9 @@ class LineSource(Protocol):
     def away(self) -> AbstractContextManager[None]:
         """Keep what is typed meanwhile for the next `read`."""
 
+    def stay_away(self) -> None:
+        """Do so again, where a shell has had its own settings meanwhile; asked for every now and then."""
+
 
 class Input(NamedTuple):
     """What was typed. `is_block`: it stood between fences, and is a message whatever it looks like."""
@@ -76,6 +79,9 @@ class PlainLines:
     def away(self) -> AbstractContextManager[None]:
         """The terminal keeps what is typed by itself."""
         return nullcontext()
+
+    def stay_away(self) -> None:
+        """Nothing was changed that could be lost."""
 
 
 def read_input(source: LineSource) -> Input:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from mlxk2.errors import Interrupted, MlxkError
 from mlxk2.events import Event
 from mlxk2.operations.chat import ChatSession
+from mlxk2.operations.chat_settings import in_chat_words
 from mlxk2.operations.chat_turns import INTERRUPTED, Turn
 from mlxk2.output.stream import INTERRUPTED_LINE
 
@@ -50,11 +51,15 @@ class Chat:
     def answer(self, steps: Generator[Event, None, Turn]) -> None:
         """Show an answer as it comes. Raises: MlxkError, KeyboardInterrupt."""
         with self._source.away(), self._signals.answering():
-            turn = self.screen.answer(steps, self._signals.check)
+            turn = self.screen.answer(steps, self._between_tokens)
         if self._signals.to_end or turn.reason == INTERRUPTED:
             raise KeyboardInterrupt
         if self.shows_figures:
             self.screen.dim(last_answer(turn, self.session.context_length))
+
+    def _between_tokens(self) -> None:
+        self._source.stay_away()
+        self._signals.check()
 
     def _go_on(self) -> None:
         """Take one line, and whatever comes of it."""
@@ -64,6 +69,7 @@ class Chat:
             self._signals.between()
             self._pressed(isinstance(pressed, LineCleared))
         except MlxkError as error:
+            error.message = in_chat_words(error.message)
             self.screen.error(error)
             self.screen.say()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Callable
 
-from mlxk2.cli.io import is_terminal, write
+from mlxk2.cli.io import is_terminal, width_of, write
 from mlxk2.cli.present import Context, view_of
 from mlxk2.driving import drain
 from mlxk2.errors import MlxkError, OutputFailed
@@ -17,6 +18,9 @@ from mlxk2.text import printable
 
 if TYPE_CHECKING:
     from mlxk2.operations.chat_turns import Turn
+
+# A prompt that is read sooner needs no progress.
+_PATIENCE_S = 0.5
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -64,16 +68,25 @@ class Screen:
         """Show a note that goes away when the work is done."""
         shown = not self._context.args.quiet
         if shown:
-            self.write(printable(text) + ("" if self._can_redraw else "\n"))
+            self.write(self._fitting(printable(text)) if self._can_redraw else printable(text) + "\n")
         try:
             yield
         finally:
             if shown and self._can_redraw:
                 self.write("\r\x1b[K")
 
+    def progress_line(self) -> ProgressLine | None:
+        """Return what shows progress from half a second on; None where no line may be taken back, or none is wanted."""
+        if not self._can_redraw or self._context.args.quiet:
+            return None
+        io, start = self._context.io, self._context.io.clock()
+        return ProgressLine(
+            self.terminal, partial(width_of, self.terminal, io), lambda: io.clock() - start >= _PATIENCE_S
+        )
+
     def answer(self, steps: Generator[Event, None, Turn], check: Callable[[], None]) -> Turn:
         """Show an answer as it comes, and return the turn that it became; `check` may end it after each event."""
-        view = _AnswerView(self._context, self if self._can_redraw else None, Warnings(self._warn))
+        view = _AnswerView(self._context, self.progress_line(), Warnings(self._warn))
 
         def sink(event: Event) -> None:
             view(event)
@@ -85,6 +98,11 @@ class Screen:
             view.end()
         return turn
 
+    def _fitting(self, line: str) -> str:
+        """Cut what would go on in the next line, where it could not be taken back."""
+        width = width_of(self.terminal, self._context.io)
+        return line if width is None else line[: max(width - 1, 0)]
+
     def _warn(self, line: str) -> None:
         if not self._context.args.quiet:
             self.write(line)
@@ -93,10 +111,10 @@ class Screen:
 class _AnswerView:
     """Shows the events of one answer; with --no-stream its text when it is complete."""
 
-    def __init__(self, context: Context, screen: Screen | None, warn: Warnings) -> None:
+    def __init__(self, context: Context, progress: ProgressLine | None, warn: Warnings) -> None:
         args = context.args
         self._text = AnswerStream(view_of(context.io, context.settings), hide_reasoning=args.hide_reasoning)
-        self._progress = None if screen is None or args.quiet else ProgressLine(screen.terminal)
+        self._progress = progress
         self._warn = warn
         self._held: list[Delta] | None = [] if args.no_stream else None
         self._is_open = False

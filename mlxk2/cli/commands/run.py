@@ -13,7 +13,7 @@ from mlxk2.driving import Sink, drain
 from mlxk2.errors import Interrupted, MlxkError, UsageError
 from mlxk2.events import Event
 from mlxk2.operations.run import RunResult, prepare, run_model
-from mlxk2.output.stream import INTERRUPTED_LINE, AnswerStream, Warnings
+from mlxk2.output.stream import AnswerStream, Warnings, interrupted_line
 from mlxk2.store.model_ref import ModelRef
 from mlxk2.store.resolve import find_model
 
@@ -80,7 +80,7 @@ def _for_programs(steps: Generator[Event, None, RunResult], args: argparse.Names
         sink = EventLines(partial(write, context.io.stdout), hide_reasoning=args.hide_reasoning)
     result: RunResult = drain(steps, sink)
     if result.finish_reason == "interrupted":
-        raise Interrupted("the generation was interrupted", data=result)
+        raise Interrupted(f"the generation was {context.io.ending.words}", data=result)
     return present(context, result)
 
 
@@ -102,7 +102,7 @@ def _for_people(steps: Generator[Event, None, RunResult], args: argparse.Namespa
     if args.verbose:
         context.io.stderr.write(_statistics(result))
     if result.finish_reason == "interrupted":
-        context.io.stderr.write(INTERRUPTED_LINE + "\n")
+        context.io.stderr.write(interrupted_line(context.io.ending.signal_name) + "\n")
         return Interrupted.exit_code
     return 0
 

@@ -49,34 +49,38 @@ __all__ = [
 _DAMAGED_HINT = "config.json and weights may not belong together: mlxk2 health MODEL --deep compares the files"
 
 
-def load(model_dir: Path, *, adapter_dir: Path | None = None, draft_dir: Path | None = None) -> Engine:
+def load(
+    model_dir: Path, *, adapter_dir: Path | None = None, draft_dir: Path | None = None, trusts_code: bool = False
+) -> Engine:
     """Load the weights in `model_dir`, evaluated; with the LoRA weights of `adapter_dir`, and a draft model beside them.
+
+    Code in these folders is executed with `trusts_code` only.
 
     Raises: IncompatibleModel with mlx-lm's words.
     """
     mlx_lm = import_mlx_lm()
-    model = _load_model(mlx_lm, model_dir)
+    model = _load_model(mlx_lm, model_dir, trusts_code)
     if adapter_dir is not None:
         load_adapter(model, adapter_dir)
-    draft = None if draft_dir is None else _load_model(mlx_lm, draft_dir)
+    draft = None if draft_dir is None else _load_model(mlx_lm, draft_dir, trusts_code)
     return Engine(model, mlx_lm, draft)
 
 
-def _load_model(mlx_lm: Any, model_dir: Path) -> Any:
+def _load_model(mlx_lm: Any, model_dir: Path, trusts_code: bool) -> Any:
     load_model = mlx_lm.utils.load_model
-    options = accepted(load_model, lazy=False, strict=True, trust_remote_code=False)
+    options = accepted(load_model, lazy=False, strict=True, trust_remote_code=trusts_code)
     with translated("mlx-lm cannot load the model", errors.IncompatibleModel, _DAMAGED_HINT):
         return load_model(model_dir, **options)[0]
 
 
-def load_tokenizer(model_dir: Path) -> Any:
-    """Return mlx-lm's tokenizer wrapper; needs the real transformers.
+def load_tokenizer(model_dir: Path, *, trusts_code: bool = False) -> Any:
+    """Return mlx-lm's tokenizer wrapper; needs the real transformers. Code in the folder runs with `trusts_code` only.
 
     Raises: IncompatibleModel with the library's words.
     """
     mlx_lm = import_mlx_lm()
     with translated("the tokenizer cannot be loaded", errors.IncompatibleModel):
-        return mlx_lm.utils.load_tokenizer(model_dir, tokenizer_config_extra={"trust_remote_code": False})
+        return mlx_lm.utils.load_tokenizer(model_dir, tokenizer_config_extra={"trust_remote_code": trusts_code})
 
 
 def render_by_code(tokenizer: Any, chat: list[dict[str, Any]], options: dict[str, Any]) -> str:

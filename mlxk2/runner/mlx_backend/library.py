@@ -21,6 +21,7 @@ ENGINE_FAILURES = (
     MemoryError,
     OSError,
     RuntimeError,
+    SyntaxError,
     SystemExit,
     TypeError,
     ValueError,
