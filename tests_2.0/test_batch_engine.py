@@ -367,8 +367,12 @@ def test_a_request_that_the_model_cannot_take_fails_alone(endless, flawed_runner
 def test_where_the_company_is_too_much_fewer_are_answered_at_a_time(endless, flawed_runner):
     given = list(requests(40, max_tokens=5))
     runner = flawed_runner(-1, most=3)
-    answers = outcomes(BatchRun(runner, given, Space(), 8))
-    assert told(answers) == told(alone(endless, given))
+    events = list(BatchRun(runner, given, Space(), 8).run())
+    assert told({event.key: event.outcome for event in events if isinstance(event, Done)}) == told(
+        alone(endless, given)
+    )
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert "one by one" in warning and "this is too much for the model" in warning
     # With eight, with four, and no longer with two.
     assert runner.engine().model.failures == 2
 

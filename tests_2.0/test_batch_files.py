@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import pytest
 from support.batching import Batches, by_id, envelopes, write_lines, write_prompts
 from support.call import checked
+from support.isolation import above_permissions
 from support.processes import wait_until
 from support.tiny_model import TinyOptions, scripted_model
 
@@ -56,7 +57,12 @@ def slow(tmp_path, isolated_cache):
         (b'{"id": null, "prompt": "x"}', '"id" is neither'),
         (b'{"id": true, "prompt": "x"}', '"id" is neither'),
         (b'{"id": 1.5, "prompt": "x"}', '"id" is neither'),
-        (b'{"id": "", "prompt": "x"}', '"id" is neither'),
+        (b'{"id": "", "prompt": "x"}', '"id" must not be empty'),
+        (b'{"id": 1, "id": 2, "prompt": "x"}', 'key "id" is there twice'),
+        (b'{"id": 1, "prompt": "x", "prompt": "y"}', 'key "prompt" is there twice'),
+        (b'{"id": 1, "messages": [{"role": "user", "content": "x", "content": "y"}]}', 'key "content" is there twice'),
+        (b'{"id": 1, "prompt": "caf\\udce9"}', '"prompt" has half a surrogate pair'),
+        (b'{"id": 1, "messages": [{"role": "user", "content": "\\ud83e"}]}', 'message 1: "content" has half a'),
         (b'{"id": "\\ud800", "prompt": "x"}', '"id" is neither'),
         (b'{"id": "q1", "prompt": "x"}', 'id "q1" is that of line 2'),
         (b'{"id": 1, "prompt": "x", "max_tokens": 5}', 'unknown key "max_tokens"'),
@@ -160,6 +166,27 @@ def test_a_folder_and_a_folder_that_is_not_there_are_refused(batch):
     assert batch("--json").code == 2
 
 
+@pytest.mark.parametrize("kind", ["/dev/stdout", "/dev/null", "pipe"])
+def test_streams_and_devices_are_no_files_of_answers(batch, kind, tmp_path):
+    if kind == "pipe":
+        kind = str(tmp_path / "pipe")
+        os.mkfifo(kind)
+    batch.target = kind
+    result = batch("--json")
+    assert (result.code, result.error["message"]) == (2, "--output must be a file")
+
+
+def test_where_nothing_can_be_written_nothing_is_said_to_be_kept(batch, tmp_path):
+    if above_permissions():
+        pytest.skip("this user may write everywhere")
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    batch.target = folder / "answers.jsonl"
+    result = batch("--json")
+    assert (result.code, result.error["type"]) == (1, "output_failed")
+    assert "kept" not in result.error["message"] and "--output" in result.error["hint"]
+
+
 def test_answers_of_another_model_are_not_mixed_in(batch, tmp_path):
     assert batch().code == 0
     before = batch.target.read_bytes()
@@ -193,7 +220,7 @@ def test_a_file_that_cannot_be_written_is_an_error_of_the_output(batch):
     env = {**os.environ, **batch.env, "PYTHONDONTWRITEBYTECODE": "1"}
     child = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=120, check=False)
     answer = checked(child.stdout, child.returncode)
-    assert answer["error"]["type"] == "output_failed"
+    assert answer["error"]["type"] == "output_failed" and "is kept" in answer["error"]["message"]
     kept = batch.answers
     assert 0 < len(kept) < 10
     assert batch("--json").data["skipped"] == len(kept)
@@ -266,7 +293,8 @@ def test_a_first_line_that_was_cut_is_written_anew(batch):
 
 def test_what_failed_is_tried_again_and_its_failure_goes(batch):
     write_prompts(batch.source, {1: "short", 2: "long " * 400})
-    assert batch("--json").data["failed"] == 1
+    result = batch("--json")
+    assert (result.code, result.error["type"], result.data["failed"]) == (1, "batch_incomplete", 1)
     assert batch.answers[2]["type"] == "context_length_exceeded"
     os.chmod(batch.target, 0o640)
     assert batch("--json").data["failed"] == 1
@@ -277,6 +305,42 @@ def test_what_failed_is_tried_again_and_its_failure_goes(batch):
     assert batch.answers[2]["response"] == TEXT
     assert stat.S_IMODE(batch.target.stat().st_mode) == 0o640
     assert sorted(path.name for path in batch.target.parent.glob("*answers*")) == ["answers.jsonl"]
+
+
+def test_a_prompt_that_is_another_one_now_is_answered_again_in_its_place(batch):
+    write_prompts(batch.source, {1: "one", 2: "two", 3: "three"})
+    assert batch().code == 0
+    write_prompts(batch.source, {1: "one", 2: "another two", 3: "three"})
+    again = batch("--json")
+    assert (again.code, again.data["answered"], again.data["skipped"]) == (0, 1, 2)
+    assert again.data["warnings"] == ["1 answer is to another prompt than the input has now, and asked for again"]
+    assert {key: answer["prompt"] for key, answer in batch.answers.items()} == {1: "one", 2: "another two", 3: "three"}
+    assert "warnings" not in batch("--json").data
+
+
+def test_earlier_messages_are_a_part_of_the_prompt(batch):
+    def line(system):
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": "hi"}]
+        return {"id": 1, "messages": messages}
+
+    write_lines(batch.source, [line("Be brief.")])
+    assert batch().code == 0
+    write_lines(batch.source, [line("Be kind.")])
+    told = batch()
+    assert (told.code, told.stderr.count("1 answer is to another prompt")) == (0, 1)
+    assert "1 answered" in told.stdout
+
+
+@pytest.mark.parametrize("flags", [("--system", "Be brief."), ("--seed", "5"), ("--temperature", "0"), ("--stop", "x")])
+def test_answers_to_other_options_are_kept_and_told_of(batch, flags):
+    assert batch().code == 0
+    before = batch.target.read_bytes()
+    again = batch(*flags)
+    assert (again.code, batch.target.read_bytes()) == (0, before)
+    assert again.stderr.count("warning: 10 answers are kept that had other options") == 1
+    assert batch().stderr == batch("--force", "--hide-reasoning").stderr == ""
+    (warning,) = batch("--json", *flags).data["warnings"]
+    assert "name another --output" in warning
 
 
 def test_failures_of_other_prompts_stay(batch):
@@ -292,7 +356,7 @@ def test_a_link_to_the_answers_stays_a_link(batch, tmp_path):
     real = tmp_path / "elsewhere.jsonl"
     real.touch()
     batch.target.symlink_to(real)
-    assert batch().code == 0
+    assert batch().code == 1
     write_prompts(batch.source, {1: "short", 2: "short"})
     assert batch().code == 0
     assert batch.target.is_symlink()

@@ -146,7 +146,7 @@ def test_a_line_that_is_not_what_was_asked_for_is_an_error_of_that_line(tmp_path
     pytest.importorskip("llguidance")
     batch = batch_of(tiny_model(tmp_path / "m", TinyOptions(eos_in_tokenizer=None)))
     result = batch("--json", "--regex", "[a-z]{40}", "--max-tokens", "5")
-    assert (result.code, result.data["failed"], result.data["answered"]) == (0, 12, 0)
+    assert (result.code, result.data["failed"], result.data["answered"]) == (1, 12, 0)
     for error in batch.answers.values():
         assert error["type"] == "structured_output_failed"
         assert error["detail"]["finish_reason"] == "length"
@@ -214,15 +214,16 @@ def test_a_file_without_prompts_is_a_batch_of_none(scripted_batch):
 
 
 def test_a_prompt_that_is_too_long_fails_alone(scripted_batch):
-    write_prompts(scripted_batch.source, {1: "short", 2: "long " * 400, 3: "short too", 4: "caf\udce9"})
+    write_prompts(scripted_batch.source, {1: "short", 2: "long " * 400, 3: "short too"})
     result = scripted_batch("--json")
-    assert result.code == 0
+    assert (result.code, result.error["type"]) == (1, "batch_incomplete")
+    assert result.error["message"] == "1 of 3 prompts failed"
+    assert result.error["hint"] == f"jq -c 'select(.error).error' {scripted_batch.target}"
     counts = {key: result.data[key] for key in ("total", "answered", "failed", "skipped", "remaining")}
-    assert counts == {"total": 4, "answered": 2, "failed": 2, "skipped": 0, "remaining": 0}
+    assert counts == {"total": 3, "answered": 2, "failed": 1, "skipped": 0, "remaining": 0}
     answers = scripted_batch.answers
     assert answers[2]["type"] == "context_length_exceeded"
     assert answers[2]["context_length"] == 256 < answers[2]["prompt_tokens"]
-    assert answers[4]["type"] == "CommandError"
     assert answers[1]["response"] == answers[3]["response"] == TEXT
 
 
@@ -231,7 +232,7 @@ def test_a_template_that_refuses_fails_the_lines_that_it_refuses(tmp_path, batch
     batch = batch_of(scripted_model(tmp_path / "m", TEXT, TinyOptions(chat_template=template)))
     turn = {"role": "user", "content": "hi"}
     write_lines(batch.source, [{"id": 1, "messages": [turn, turn]}, {"id": 2, "messages": [turn]}])
-    assert batch().code == 0
+    assert batch().code == 1
     assert batch.answers[1]["type"] == "generation_failed" and "one message only" in batch.answers[1]["message"]
     assert batch.answers[2]["response"] == TEXT
 
@@ -257,12 +258,13 @@ def test_the_summary_in_json(scripted_batch):
 
 def test_the_summary_for_people(scripted_batch):
     write_prompts(scripted_batch.source, {1: "short", 2: "long " * 400, 3: "short too"})
-    assert scripted_batch().code == 0
+    assert scripted_batch().code == 1
     again = scripted_batch()
     line = (
         f"run: {scripted_batch.model} — 3 prompts: 0 answered, 1 failed, 2 answered before → {scripted_batch.target}\n"
     )
-    assert again.stdout == line
+    assert (again.code, again.stdout) == (1, line)
+    assert again.stderr.startswith("error: 1 of 3 prompts failed\n")
 
 
 def test_progress_is_drawn_on_a_terminal_and_leaves_no_trace(scripted_batch):
@@ -270,6 +272,9 @@ def test_progress_is_drawn_on_a_terminal_and_leaves_no_trace(scripted_batch):
     assert "12 of 12 prompts" in shown.stderr
     assert shown.stderr.endswith("\r\x1b[K")
     assert "12 answered" in shown.stdout
+    scripted_batch.target.unlink()
+    narrow = scripted_batch(terminal=True, width=30).stderr.split("\r\x1b[K")
+    assert "12 of 12 prompts" in narrow[-2] and max(map(len, narrow)) < 30
     scripted_batch.target.unlink()
     quiet = scripted_batch("--quiet", terminal=True, width=100)
     assert quiet.stderr == ""

@@ -27,7 +27,7 @@ from mlxk2.errors.hub import (
 from mlxk2.errors.root import MlxkError
 
 __all__ = [
-    "AccessDenied", "AddressInUse", "AmbiguousMatch", "AuthError", "BranchCreateFailed", "CacheNotFound",
+    "AccessDenied", "AddressInUse", "AmbiguousMatch", "AuthError", "BatchIncomplete", "BranchCreateFailed", "CacheNotFound",
     "CloneFailed", "CloneOperationError", "ClonePullFailed", "CloneSourceMissing", "CloneUnhealthy",
     "ContextLengthExceeded", "ConversionFailed", "DeletionFailed", "DependencyMissing", "DownloadFailed",
     "EngineLost", "FilesystemError", "GenerationFailed", "HashNotFound", "HealthCheckFailed", "IncompatibleModel",
@@ -181,6 +181,12 @@ class StructuredOutputFailed(MlxkError):
     type = "structured_output_failed"
     http_status = 422
     retryable = True
+
+
+class BatchIncomplete(MlxkError):
+    """Not every prompt of a file has an answer; `data` counts them, the output file tells why."""
+
+    type = "batch_incomplete"
 
 
 class PeerLost(MlxkError):

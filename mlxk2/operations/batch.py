@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from mlxk2 import envelope
+from mlxk2.envelope import ABSENT
 from mlxk2.errors import MlxkError, UsageError
 from mlxk2.events import Event, Progress, Started, Usage, Warned
-from mlxk2.operations.batch_answers import AnswersFile, AnswersState
+from mlxk2.operations.batch_answers import AnswersFile, AnswersState, AskedFor
 from mlxk2.operations.batch_ledger import Ledger
-from mlxk2.operations.batch_prompts import PromptFile, PromptLine
+from mlxk2.operations.batch_prompts import PromptFile, PromptLine, fingerprint
 from mlxk2.operations.run import RunOptions, RunPlan, expected_tokens, prepare, request_of, result_of
 from mlxk2.operations.run_memory import MemoryPlan
 from mlxk2.store.model_ref import ModelRef
@@ -74,7 +75,7 @@ class BatchResult:
     """What a batch came to. Of `total` prompts `skipped` had an answer before; `remaining` were not asked any more.
 
     `usage` counts what this batch did, `tokens_per_second` is its tokens of answers in its whole time, prefill included;
-    `batch_size` is how many were answered at a time. Units: seconds.
+    `batch_size` is how many were answered at a time; `warnings` is there where there is one. Units: seconds.
     """
 
     model: str
@@ -89,6 +90,7 @@ class BatchResult:
     usage: Usage
     generation_time_s: float
     tokens_per_second: float
+    warnings: tuple[str, ...] = ABSENT
 
 
 def plan_batch(
@@ -110,7 +112,7 @@ def plan_batch(
     ledger = Ledger()
     try:
         prompts.check(ledger)
-        answers = AnswersFile.look(files.target, files.source, ref, ledger)
+        answers = AnswersFile.look(files.target, files.source, ref, ledger, _fingerprint(options))
     except BaseException:
         ledger.close()
         raise
@@ -127,6 +129,8 @@ def run_batch(plan: BatchPlan) -> Generator[Event, None, BatchResult]:
     tally = _Tally(plan)
     try:
         yield Started(label=plan.run.inspection.info.name)
+        for message in plan.answers.warnings:
+            yield tally.warned(message)
         yield tally.progress()
         with AnswersFile(plan.files.target, plan.answers, plan.ledger) as answers:
             yield from _answer(plan, answers, tally)
@@ -148,6 +152,7 @@ class _Tally:
         self._start = time.perf_counter()
         self._answered = self._failed = 0
         self._prompt_tokens = self._answer_tokens = self._cached_tokens = 0
+        self._warnings: list[str] = []
         self.batch_size = 0
 
     def begin(self) -> None:
@@ -162,6 +167,11 @@ class _Tally:
             self._prompt_tokens += usage.prompt_tokens
             self._answer_tokens += usage.completion_tokens
             self._cached_tokens += usage.cached_tokens
+
+    def warned(self, message: str) -> Warned:
+        """Keep a warning for the summary."""
+        self._warnings.append(message)
+        return Warned(message)
 
     @property
     def is_complete(self) -> bool:
@@ -189,6 +199,7 @@ class _Tally:
             usage=Usage(self._prompt_tokens, self._answer_tokens, tokens, self._cached_tokens),
             generation_time_s=round(seconds, 6),
             tokens_per_second=round(self._answer_tokens / seconds, 3) if seconds > 0 else 0.0,
+            warnings=tuple(self._warnings) or ABSENT,
         )
 
 
@@ -233,7 +244,7 @@ def _answer(plan: BatchPlan, answers: AnswersFile, tally: _Tally) -> Iterator[Ev
         with closing(batch.run()) as outcomes:
             for event in outcomes:
                 if isinstance(event, Warned):
-                    yield event
+                    yield tally.warned(event.message)
                     continue
                 answers.append(_line(plan, event.key, event.outcome, tally))
                 tally.batch_size = batch.most_rows
@@ -257,9 +268,17 @@ def _line(plan: BatchPlan, line: PromptLine, outcome: Union[Answer, MlxkError], 
         usage = outcome.usage
         run = replace(plan.run, options=replace(plan.run.options, prompt=line.question))
         result = result_of(run, outcome.finished, outcome)
-        answer = envelope.success("run", {"id": line.id, **vars(result)})
+        asked = AskedFor(line.fingerprint, _fingerprint(plan.run.options))
+        answer = envelope.success("run", {"id": line.id, **vars(result), "asked": asked})
     except MlxkError as error:
         error.extra["id"] = line.id
         answer = envelope.failure("run", error)
     tally.add(usage, failed=answer["error"] is not None)
     return envelope.to_json(answer, one_line=True)
+
+
+def _fingerprint(options: RunOptions) -> str:
+    """A text that is another one where the answers may be, besides for other prompts."""
+    engine = replace(options.engine, wire_memory=False, reuse_cache=True, trust_remote_code=False)
+    shaping = replace(options, prompt="", engine=engine, prompt_cache=None, hide_reasoning=False, force=False)
+    return fingerprint(repr(shaping))

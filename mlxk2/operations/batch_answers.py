@@ -22,27 +22,52 @@ _BEGINNINGS = (
     b'{"status": "error", "command": "run", "data": null, "error": {"type": ',
 )
 _KEYS = {"status", "command", "data", "error"}
-_OTHER_FILE = "name a file that does not exist, or one that a batch has written"
+_OTHER_FILE = "mlxk2 run MODEL --input prompts.jsonl --output answers.jsonl"
+
+
+class AskedFor(NamedTuple):
+    """What an answer is an answer to: fingerprints of the prompt, and of the options that shape all answers."""
+
+    prompt: str
+    options: str
 
 
 class _Written(NamedTuple):
-    """One line of a file of answers. `model` is None where there is no answer."""
+    """One line of a file of answers. `model` is None where there is no answer, `asked` where the line has none."""
 
     id: Id
     model: str | None
+    asked: AskedFor | None = None
 
 
 @dataclass(frozen=True)
 class AnswersState:
     """What a file of answers holds. `complete_bytes`: up to the end of its last whole line.
 
-    `lacks_end`: the last line is whole but for its end. `outdated`: how many lines are failures that are tried again.
+    `lacks_end`: the last line is whole but for its end. `outdated`: how many lines are failures that are tried again,
+    or answers to `changed` prompts that are another one now. `other_options`: how many answers are kept that were
+    asked for with other options.
     """
 
     size_bytes: int = 0
     complete_bytes: int = 0
     lacks_end: bool = False
     outdated: int = 0
+    changed: int = 0
+    other_options: int = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the answers that are there."""
+        found = []
+        if self.changed:
+            found.append(f"{_answers(self.changed)} to another prompt than the input has now, and asked for again")
+        if self.other_options:
+            found.append(
+                f"{_answers(self.other_options)} kept that had other options (system text, sampling, limits or form):"
+                " name another --output to ask all of them again"
+            )
+        return tuple(found)
 
 
 class AnswersFile:
@@ -57,8 +82,8 @@ class AnswersFile:
         self._is_new = False
 
     @classmethod
-    def look(cls, path: Path, source: Path, ref: ModelRef, ledger: Ledger) -> AnswersState:
-        """Read what is there, and note which prompts have an answer. Nothing is changed.
+    def look(cls, path: Path, source: Path, ref: ModelRef, ledger: Ledger, options: str = "") -> AnswersState:
+        """Read what is there, and note which prompts have an answer; `options`: the fingerprint of what is asked.
 
         Raises: UsageError where `path` cannot be the file of answers to the prompts in `source` by the model `ref`.
         """
@@ -71,7 +96,7 @@ class AnswersFile:
         if path.samefile(source):
             raise UsageError("--output is the file of prompts itself", hint=_OTHER_FILE)
         try:
-            return _read(path, ref, ledger)
+            return _read(path, ref, ledger, options)
         except OSError as error:
             raise UsageError(f"--output: {path} cannot be read: {error.strerror}", hint=_OTHER_FILE) from error
 
@@ -83,7 +108,7 @@ class AnswersFile:
         try:
             self._open()
             if self._state.outdated:
-                self._leave_out_failures()
+                self._leave_out_outdated()
             else:
                 self._repair()
         except OSError as error:
@@ -124,7 +149,7 @@ class AnswersFile:
         if not is_ours or found.st_size != self._state.size_bytes:
             raise OutputFailed(
                 f"another process writes to {self._path}",
-                hint="wait for it, or name another --output",
+                hint=_OTHER_FILE,
                 file=str(self._path),
             )
         self._size = self._state.size_bytes
@@ -137,7 +162,7 @@ class AnswersFile:
             os.write(self._handle, b"\n")
             self._size += 1
 
-    def _leave_out_failures(self) -> None:
+    def _leave_out_outdated(self) -> None:
         """Put a file in its place that lacks them, all at once."""
         target = self._path.resolve()
         fresh = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -147,7 +172,7 @@ class AnswersFile:
             os.fchmod(handle, os.fstat(self._handle).st_mode & 0o7777)
             with open(handle, "wb", closefd=False) as copy:
                 for raw, written in _lines(target):
-                    if written is not None and (written.model is not None or not self._ledger.knows(written.id)):
+                    if written is not None and not _is_outdated(written, self._ledger):
                         copy.write(raw if raw.endswith(b"\n") else raw + b"\n")
             os.replace(fresh, target)
         except BaseException:
@@ -165,15 +190,28 @@ class AnswersFile:
             self._handle = -1
 
     def _failed(self, error: OSError) -> OutputFailed:
+        kept = "; what was written is kept, and the same command goes on from there" if self._size else ""
         return OutputFailed(
-            f"{self._path} cannot be written: {error.strerror or error}",
-            hint="what was written is kept: the same command goes on from there",
+            f"{self._path} cannot be written: {error.strerror or error}{kept}",
+            hint=None if self._size else _OTHER_FILE,
             file=str(self._path),
         )
 
 
-def _read(path: Path, ref: ModelRef, ledger: Ledger) -> AnswersState:
-    complete, lacks_end, outdated = 0, False, 0
+def _answers(count: int) -> str:
+    return "1 answer is" if count == 1 else f"{count} answers are"
+
+
+def _is_outdated(written: _Written, ledger: Ledger) -> bool:
+    """Whether a line is to go: a failure that is tried again, or an answer to what is no longer asked."""
+    content = ledger.content(written.id)
+    if content is None:
+        return False
+    return written.model is None or (written.asked is not None and written.asked.prompt != content)
+
+
+def _read(path: Path, ref: ModelRef, ledger: Ledger, options: str) -> AnswersState:
+    complete, lacks_end, outdated, changed, other_options = 0, False, 0, 0, 0
     for number, (raw, written) in enumerate(_lines(path), start=1):
         is_whole = raw.endswith(b"\n")
         if written is None:
@@ -182,13 +220,14 @@ def _read(path: Path, ref: ModelRef, ledger: Ledger) -> AnswersState:
             break
         complete += len(raw)
         lacks_end = not is_whole
-        if written.model is None:
-            outdated += ledger.knows(written.id)
-        elif not _is_same_model(ref, written.model):
-            raise UsageError(f"--output: {path} has answers of {written.model}", hint="name another file")
-        else:
-            ledger.note_answer(written.id)
-    return AnswersState(path.stat().st_size, complete, lacks_end, outdated)
+        if written.model is not None and not _is_same_model(ref, written.model):
+            raise UsageError(f"--output: {path} has answers of {written.model}", hint=_OTHER_FILE)
+        if _is_outdated(written, ledger):
+            outdated += 1
+            changed += written.model is not None
+        elif written.model is not None and ledger.note_answer(written.id):
+            other_options += written.asked is not None and written.asked.options != options
+    return AnswersState(path.stat().st_size, complete, lacks_end, outdated, changed, other_options)
 
 
 def _is_same_model(ref: ModelRef, name: str) -> bool:
@@ -222,7 +261,15 @@ def _written(raw: bytes) -> _Written | None:
     part: Any = answer["data"] if answer["status"] == "success" else answer["error"]
     if not isinstance(part, dict) or not is_id(part.get("id")):
         return None
-    return _Written(part["id"], str(part.get("model")) if answer["status"] == "success" else None)
+    if answer["status"] != "success":
+        return _Written(part["id"], None)
+    return _Written(part["id"], str(part.get("model")), _asked(part.get("asked")))
+
+
+def _asked(value: Any) -> AskedFor | None:
+    given = value if isinstance(value, dict) else {}
+    prompt, options = given.get("prompt"), given.get("options")
+    return AskedFor(prompt, options) if isinstance(prompt, str) and isinstance(options, str) else None
 
 
 def _locked(handle: int) -> bool:

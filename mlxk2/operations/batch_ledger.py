@@ -20,7 +20,7 @@ class Ledger:
             f"PRAGMA cache_size = -{_CACHE_KIB}",
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
-            "CREATE TABLE prompts (id TEXT PRIMARY KEY, line INTEGER, answered INTEGER) WITHOUT ROWID",
+            "CREATE TABLE prompts (id TEXT PRIMARY KEY, line INTEGER, answered INTEGER, content TEXT) WITHOUT ROWID",
             "BEGIN",
         ):
             self._table.execute(statement)
@@ -37,23 +37,28 @@ class Ledger:
         """Forget everything."""
         self._table.close()
 
-    def add(self, key: Union[str, int], line: int) -> int | None:
-        """Note a prompt; return the line of an earlier one with the same id, None where there is none."""
+    def add(self, key: Union[str, int], line: int, content: str = "") -> int | None:
+        """Note a prompt, `content` being its fingerprint; return the line of an earlier one with the same id, None where there is none."""
         try:
-            self._table.execute("INSERT INTO prompts VALUES (?, ?, 0)", (json.dumps(key), line))
+            self._table.execute("INSERT INTO prompts VALUES (?, ?, 0, ?)", (json.dumps(key), line, content))
         except sqlite3.IntegrityError:
             (found,) = self._table.execute("SELECT line FROM prompts WHERE id = ?", (json.dumps(key),)).fetchone()
             return int(found)
         return None
 
-    def note_answer(self, key: Union[str, int]) -> None:
-        """Note that there is an answer; nothing happens for an id that is none of this batch."""
-        self._table.execute("UPDATE prompts SET answered = 1 WHERE id = ?", (json.dumps(key),))
+    def note_answer(self, key: Union[str, int]) -> bool:
+        """Note that there is an answer; False for an id that is none of this batch, where nothing happens."""
+        return self._table.execute("UPDATE prompts SET answered = 1 WHERE id = ?", (json.dumps(key),)).rowcount > 0
 
     def is_answered(self, key: Union[str, int]) -> bool:
         """Whether there is an answer."""
         row = self._table.execute("SELECT answered FROM prompts WHERE id = ?", (json.dumps(key),)).fetchone()
         return row is not None and bool(row[0])
+
+    def content(self, key: Union[str, int]) -> str | None:
+        """Return the prompt's fingerprint; None where it is none of this batch's."""
+        row = self._table.execute("SELECT content FROM prompts WHERE id = ?", (json.dumps(key),)).fetchone()
+        return None if row is None else str(row[0])
 
     def knows(self, key: Union[str, int]) -> bool:
         """Whether it is the id of one of this batch's prompts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ LONGEST_LINE_BYTES = 16 * 2**20
 
 _ROLES = ("system", "user", "assistant")
 _EXAMPLE = 'a line is {"id": "1", "prompt": "..."} or {"id": "1", "messages": [{"role": "user", "content": "..."}]}'
+_BROKEN = "has half a surrogate pair (\\ud800 to \\udfff), which is no text"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -35,6 +37,12 @@ class PromptLine:
         """The prompt, or the last message's text."""
         return self.messages[-1].content if self.messages is not None else self.prompt or ""
 
+    @property
+    def fingerprint(self) -> str:
+        """A text that is another one where the prompt is."""
+        turns = [[message.role, message.content] for message in self.messages or ()]
+        return fingerprint([self.prompt, turns])
+
 
 @dataclass(frozen=True)
 class PromptFile:
@@ -48,7 +56,7 @@ class PromptFile:
         if self.path.exists() and not self.path.is_file():
             raise UsageError(f"--input: {self.path} is no file", hint="prompts are read twice: give a file, no pipe")
         for number, line in self._numbered():
-            earlier = ledger.add(line.id, number)
+            earlier = ledger.add(line.id, number, line.fingerprint)
             if earlier is not None:
                 raise self._wrong(number, f"id {json.dumps(line.id)} is that of line {earlier} too")
 
@@ -80,9 +88,11 @@ class PromptFile:
 
     def _parsed(self, number: int, raw: bytes) -> PromptLine:
         try:
-            value = json.loads(raw.decode("utf-8"))
+            value = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repetition)
         except UnicodeDecodeError as error:
             raise self._wrong(number, "it is not UTF-8 text") from error
+        except _RepeatedKey as error:
+            raise self._wrong(number, str(error)) from error
         except (ValueError, RecursionError) as error:
             raise self._wrong(number, f"it is no JSON: {error}") from error
         try:
@@ -94,11 +104,34 @@ class PromptFile:
         return UsageError(f"{self.path}, line {number}: {what}", hint=_EXAMPLE)
 
 
+def fingerprint(value: Any) -> str:
+    """Return a short text that is another one where the JSON value is."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def is_id(value: Any) -> bool:
     """Whether a JSON value may be the id of a line: a text that can be written, or a whole number."""
     if isinstance(value, str):
-        return bool(value) and not any("\ud800" <= char <= "\udfff" for char in value)
+        return bool(value) and not _is_broken(value)
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+class _RepeatedKey(ValueError):
+    """A JSON object has two values of one name; a parser would take either."""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise _RepeatedKey(f"key {json.dumps(repeated)} is there twice")
+    return value
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text has half a surrogate pair, which JSON can spell and no tokenizer can read."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _line_of(value: Any, needs_text: bool) -> PromptLine:
@@ -108,6 +141,8 @@ def _line_of(value: Any, needs_text: bool) -> PromptLine:
     unknown = sorted(set(value) - {"id", "prompt", "messages"})
     if unknown:
         raise ValueError(f"unknown key {json.dumps(unknown[0])}")
+    if value.get("id") == "":
+        raise ValueError('"id" must not be empty')
     if not is_id(value.get("id")):
         raise ValueError('"id" is neither a text nor a whole number' if "id" in value else '"id" is missing')
     if ("prompt" in value) == ("messages" in value):
@@ -119,6 +154,8 @@ def _line_of(value: Any, needs_text: bool) -> PromptLine:
     prompt = value["prompt"]
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError('"prompt" is empty' if isinstance(prompt, str) else '"prompt" is no text')
+    if _is_broken(prompt):
+        raise ValueError(f'"prompt" {_BROKEN}')
     return PromptLine(value["id"], prompt, None)
 
 
@@ -133,5 +170,7 @@ def _messages(value: Any) -> tuple[Message, ...]:
             raise ValueError(f"message {place}: the role must be one of {', '.join(_ROLES)}")
         if not isinstance(item["content"], str):
             raise ValueError(f'message {place}: "content" is no text')
+        if _is_broken(item["content"]):
+            raise ValueError(f'message {place}: "content" {_BROKEN}')
         messages.append(Message(item["role"], item["content"]))
     return tuple(messages)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, Union
 
@@ -85,7 +84,7 @@ class BatchRun(Generic[Key]):
         self._requests = iter(requests)
         self._room = room
         self._width = width
-        self._is_tried = False
+        self._is_tried = self._has_failed = False
         self._waiting: deque[_Pending[Key]] = deque()
         self._batch: Batch | None = None
         self._rows: dict[int, _Row[Key]] = {}
@@ -106,11 +105,14 @@ class BatchRun(Generic[Key]):
         finally:
             self._close()
 
-    def _advance(self, batch: Batch) -> Iterator[Done[Key]]:
-        steps = None
-        with suppress(errors.GenerationFailed):
+    def _advance(self, batch: Batch) -> Iterator[Union[Done[Key], Warned]]:
+        steps, failure = None, ""
+        try:
             steps = batch.step()
+        except errors.GenerationFailed as error:
+            failure = error.message
         if steps is None:
+            yield from self._warn_once(failure)
             # Only now that the error is gone is nothing held any more of what it left.
             yield from self._each_alone()
             return
@@ -199,6 +201,11 @@ class BatchRun(Generic[Key]):
         batch.remove(leaving)
         for number in reversed(leaving):
             self._waiting.appendleft(self._rows.pop(number).pending)
+
+    def _warn_once(self, failure: str) -> Iterator[Warned]:
+        if not self._has_failed:
+            self._has_failed = True
+            yield Warned(f"prompts failed side by side, and are answered one by one where they do: {failure}")
 
     def _each_alone(self) -> Iterator[Done[Key]]:
         """Answer one by one what failed together: only what is to blame fails again.
