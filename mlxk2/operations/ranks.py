@@ -7,7 +7,7 @@ one rank cannot do ends all of them with its reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -43,8 +43,6 @@ _SLOWEST_READ_BYTES_S = 100e6
 _MARGIN_S = 30.0
 
 _FIRST_RELEASE = (0, 32)
-
-_LOOK = "look at the last lines of the other ranks: one of them has failed"
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,8 @@ def run_over_ranks(job: RankJob) -> Generator[Event, None, RunResult]:
 
 def _ended(job: RankJob, signal_name: str) -> MlxkError:
     """What it means that no key, but a signal ended this rank: launchers do so when another one has failed."""
-    message = f"ended by {signal_name}, as launchers end all ranks when one has failed"
-    return PeerLost(message, hint=_LOOK) if job.ranks.rank == 0 else Interrupted(message)
+    message = f"ended by {signal_name}, as launchers end all ranks when one has failed: its last lines may tell why"
+    return PeerLost(message) if job.ranks.rank == 0 else Interrupted(message)
 
 
 def _partial(job: RankJob, said: list[Event]) -> RunResult:
@@ -174,8 +172,8 @@ def _require_division() -> None:
     if numbers < list(_FIRST_RELEASE):
         wanted = ".".join(map(str, _FIRST_RELEASE))
         raise DependencyMissing(
-            f"several machines need mlx-lm {wanted}; installed is {version or 'none'}",
-            hint=f"pip install 'mlx-lm>={wanted}', which needs Python 3.11",
+            f"several machines need mlx-lm {wanted} on Python 3.11 or newer; installed is {version or 'none'}",
+            hint=f"pip install 'mlx-lm>={wanted}'",
         )
 
 
@@ -188,7 +186,6 @@ def _ways(files: ModelFiles, size: int, wanted: str | None) -> tuple[str, ...]:
         names = divisible_modules(package)
         raise IncompatibleModel(
             f"mlx-lm cannot divide a model of type {module} between machines; it can divide {', '.join(names)}",
-            hint="use one of those, or run it on one machine",
             supported=names,
         )
     asked = tuple(way for way in WAYS if wanted in (None, way))
@@ -198,9 +195,15 @@ def _ways(files: ModelFiles, size: int, wanted: str | None) -> tuple[str, ...]:
         why = [f"{way}: {obstacles.get(way) or 'mlx-lm has no such way for it'}" for way in asked]
         raise IncompatibleModel(
             f"the model cannot be divided between {size} ranks ({'; '.join(why)})",
-            hint="use another number of machines, or MLXK2_SHARDING=tensor or pipeline",
+            hint=_another_way(known, obstacles, wanted),
         )
     return usable
+
+
+def _another_way(known: tuple[str, ...], obstacles: Mapping[str, str | None], wanted: str | None) -> str | None:
+    """What to type where another way than the wanted one would do."""
+    way = next((way for way in known if way != wanted and obstacles[way] is None), None)
+    return None if way is None else f"mlx.launch --env MLXK2_SHARDING={way} ..."
 
 
 def _prepared(runner: MLXRunner, plan: RunPlan) -> PreparedPrompt:

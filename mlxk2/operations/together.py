@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_HINT = "every machine needs the same model, mlx, mlx-lm and command line"
+# What shows on each machine how they differ.
+_SHOWS = {"versions": "mlxk2 version", "model": "mlxk2 show MODEL"}
 
 
 class Together:
@@ -45,7 +46,7 @@ class Together:
         if other is not None:
             raise error_type(
                 f"rank {other} has another {what} than rank 0",
-                hint=_HINT,
+                hint=_SHOWS.get(what),
                 detail={"rank_0": json.loads(said[0]), "other": json.loads(said[other])},
                 rank=other,
             )

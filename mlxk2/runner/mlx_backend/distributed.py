@@ -27,7 +27,6 @@ TENSOR, PIPELINE = "tensor", "pipeline"
 # What MLX says when another rank does not answer; other failures of its backends are of this machine alone.
 _LOST = ("connection to a peer was lost", "Couldn't connect")
 _BACKENDS = ("[ring]", "[jaccl]", "[nccl]", "[distributed]")
-_HINT = "look at the last lines of the other ranks: one of them has ended, or the connection to it is gone"
 
 Beat = Callable[[], None]
 
@@ -152,7 +151,8 @@ def kept_together(what: str, error_type: type[errors.MlxkError] = errors.Generat
     except errors.MlxkError as error:
         said = str(error.detail or error.message)
         if any(words in said for words in _LOST) and any(name in said for name in (*_BACKENDS, "Couldn't connect")):
-            raise errors.PeerLost("the connection to another rank was lost", hint=_HINT, detail=said) from error
+            message = "the connection to another rank was lost: the last lines of that rank may tell why"
+            raise errors.PeerLost(message, detail=said) from error
         raise
 
 
