@@ -9,25 +9,7 @@ def validate(data, custom_formats={}, name_prefix=None):
         raise JsonSchemaValueException("" + (name_prefix or "data") + " must be object")
     data_is_dict = isinstance(data, dict)
     if data_is_dict:
-        data__missing_keys = (
-            set(
-                [
-                    "model",
-                    "input",
-                    "output",
-                    "total",
-                    "answered",
-                    "failed",
-                    "skipped",
-                    "remaining",
-                    "batch_size",
-                    "usage",
-                    "generation_time_s",
-                    "tokens_per_second",
-                ]
-            )
-            - data.keys()
-        )
+        data__missing_keys = set(['model', 'input', 'output', 'total', 'answered', 'failed', 'skipped', 'remaining', 'batch_size', 'usage', 'generation_time_s', 'tokens_per_second']) - data.keys()
         if data__missing_keys:
             raise JsonSchemaValueException("" + (name_prefix or "data") + " must contain ")
         data_keys = set(data.keys())
@@ -49,87 +31,51 @@ def validate(data, custom_formats={}, name_prefix=None):
         if "total" in data_keys:
             data_keys.remove("total")
             data__total = data["total"]
-            if (
-                not isinstance(data__total, (int))
-                and not (isinstance(data__total, float) and data__total.is_integer())
-                or isinstance(data__total, bool)
-            ):
+            if not isinstance(data__total, (int)) and not (isinstance(data__total, float) and data__total.is_integer()) or isinstance(data__total, bool):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".total must be integer")
             if isinstance(data__total, (int, float)) and not isinstance(data__total, bool):
                 if data__total < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".total must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".total must be bigger than or equal to 0")
         if "answered" in data_keys:
             data_keys.remove("answered")
             data__answered = data["answered"]
-            if (
-                not isinstance(data__answered, (int))
-                and not (isinstance(data__answered, float) and data__answered.is_integer())
-                or isinstance(data__answered, bool)
-            ):
+            if not isinstance(data__answered, (int)) and not (isinstance(data__answered, float) and data__answered.is_integer()) or isinstance(data__answered, bool):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".answered must be integer")
             if isinstance(data__answered, (int, float)) and not isinstance(data__answered, bool):
                 if data__answered < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".answered must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".answered must be bigger than or equal to 0")
         if "failed" in data_keys:
             data_keys.remove("failed")
             data__failed = data["failed"]
-            if (
-                not isinstance(data__failed, (int))
-                and not (isinstance(data__failed, float) and data__failed.is_integer())
-                or isinstance(data__failed, bool)
-            ):
+            if not isinstance(data__failed, (int)) and not (isinstance(data__failed, float) and data__failed.is_integer()) or isinstance(data__failed, bool):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".failed must be integer")
             if isinstance(data__failed, (int, float)) and not isinstance(data__failed, bool):
                 if data__failed < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".failed must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".failed must be bigger than or equal to 0")
         if "skipped" in data_keys:
             data_keys.remove("skipped")
             data__skipped = data["skipped"]
-            if (
-                not isinstance(data__skipped, (int))
-                and not (isinstance(data__skipped, float) and data__skipped.is_integer())
-                or isinstance(data__skipped, bool)
-            ):
+            if not isinstance(data__skipped, (int)) and not (isinstance(data__skipped, float) and data__skipped.is_integer()) or isinstance(data__skipped, bool):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".skipped must be integer")
             if isinstance(data__skipped, (int, float)) and not isinstance(data__skipped, bool):
                 if data__skipped < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".skipped must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".skipped must be bigger than or equal to 0")
         if "remaining" in data_keys:
             data_keys.remove("remaining")
             data__remaining = data["remaining"]
-            if (
-                not isinstance(data__remaining, (int))
-                and not (isinstance(data__remaining, float) and data__remaining.is_integer())
-                or isinstance(data__remaining, bool)
-            ):
+            if not isinstance(data__remaining, (int)) and not (isinstance(data__remaining, float) and data__remaining.is_integer()) or isinstance(data__remaining, bool):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".remaining must be integer")
             if isinstance(data__remaining, (int, float)) and not isinstance(data__remaining, bool):
                 if data__remaining < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".remaining must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".remaining must be bigger than or equal to 0")
         if "batch_size" in data_keys:
             data_keys.remove("batch_size")
             data__batchsize = data["batch_size"]
-            if (
-                not isinstance(data__batchsize, (int))
-                and not (isinstance(data__batchsize, float) and data__batchsize.is_integer())
-                or isinstance(data__batchsize, bool)
-            ):
+            if not isinstance(data__batchsize, (int)) and not (isinstance(data__batchsize, float) and data__batchsize.is_integer()) or isinstance(data__batchsize, bool):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".batch_size must be integer")
             if isinstance(data__batchsize, (int, float)) and not isinstance(data__batchsize, bool):
                 if data__batchsize < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".batch_size must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".batch_size must be bigger than or equal to 0")
         if "usage" in data_keys:
             data_keys.remove("usage")
             data__usage = data["usage"]
@@ -141,9 +87,7 @@ def validate(data, custom_formats={}, name_prefix=None):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".generation_time_s must be number")
             if isinstance(data__generationtimes, (int, float)) and not isinstance(data__generationtimes, bool):
                 if data__generationtimes < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".generation_time_s must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".generation_time_s must be bigger than or equal to 0")
         if "tokens_per_second" in data_keys:
             data_keys.remove("tokens_per_second")
             data__tokenspersecond = data["tokens_per_second"]
@@ -151,9 +95,7 @@ def validate(data, custom_formats={}, name_prefix=None):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".tokens_per_second must be number")
             if isinstance(data__tokenspersecond, (int, float)) and not isinstance(data__tokenspersecond, bool):
                 if data__tokenspersecond < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".tokens_per_second must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".tokens_per_second must be bigger than or equal to 0")
         if "warnings" in data_keys:
             data_keys.remove("warnings")
             data__warnings = data["warnings"]
@@ -164,23 +106,11 @@ def validate(data, custom_formats={}, name_prefix=None):
                 data__warnings_len = len(data__warnings)
                 for data__warnings_x, data__warnings_item in enumerate(data__warnings):
                     if not isinstance(data__warnings_item, (str)):
-                        raise JsonSchemaValueException(
-                            ""
-                            + (name_prefix or "data")
-                            + ".warnings[{data__warnings_x}]".format(**locals())
-                            + " must be string"
-                        )
+                        raise JsonSchemaValueException("" + (name_prefix or "data") + ".warnings[{data__warnings_x}]".format(**locals()) + " must be string")
                     if isinstance(data__warnings_item, str):
                         data__warnings_item_len = len(data__warnings_item)
                         if data__warnings_item_len < 1:
-                            raise JsonSchemaValueException(
-                                ""
-                                + (name_prefix or "data")
-                                + ".warnings[{data__warnings_x}]".format(**locals())
-                                + " must be longer than or equal to 1 characters"
-                            )
+                            raise JsonSchemaValueException("" + (name_prefix or "data") + ".warnings[{data__warnings_x}]".format(**locals()) + " must be longer than or equal to 1 characters")
         if data_keys:
-            raise JsonSchemaValueException(
-                "" + (name_prefix or "data") + " must not contain " + str(data_keys) + " properties"
-            )
+            raise JsonSchemaValueException("" + (name_prefix or "data") + " must not contain "+str(data_keys)+" properties")
     return data

@@ -12,7 +12,7 @@ def validate(data, custom_formats={}, name_prefix=None):
         raise JsonSchemaValueException("" + (name_prefix or "data") + " must be object")
     data_is_dict = isinstance(data, dict)
     if data_is_dict:
-        data__missing_keys = set(["model", "prompt", "response"]) - data.keys()
+        data__missing_keys = set(['model', 'prompt', 'response']) - data.keys()
         if data__missing_keys:
             raise JsonSchemaValueException("" + (name_prefix or "data") + " must contain ")
         data_keys = set(data.keys())
@@ -39,17 +39,8 @@ def validate(data, custom_formats={}, name_prefix=None):
         if "finish_reason" in data_keys:
             data_keys.remove("finish_reason")
             data__finishreason = data["finish_reason"]
-            if not (
-                isinstance(data__finishreason, str)
-                and data__finishreason == "stop"
-                or isinstance(data__finishreason, str)
-                and data__finishreason == "length"
-                or isinstance(data__finishreason, str)
-                and data__finishreason == "interrupted"
-            ):
-                raise JsonSchemaValueException(
-                    "" + (name_prefix or "data") + ".finish_reason must be one of ['stop', 'length', 'interrupted']"
-                )
+            if not (isinstance(data__finishreason, str) and data__finishreason == 'stop' or isinstance(data__finishreason, str) and data__finishreason == 'length' or isinstance(data__finishreason, str) and data__finishreason == 'interrupted'):
+                raise JsonSchemaValueException("" + (name_prefix or "data") + ".finish_reason must be one of ['stop', 'length', 'interrupted']")
         if "usage" in data_keys:
             data_keys.remove("usage")
             data__usage = data["usage"]
@@ -57,63 +48,39 @@ def validate(data, custom_formats={}, name_prefix=None):
         if "tokens_generated" in data_keys:
             data_keys.remove("tokens_generated")
             data__tokensgenerated = data["tokens_generated"]
-            if (
-                not isinstance(data__tokensgenerated, (int))
-                and not (isinstance(data__tokensgenerated, float) and data__tokensgenerated.is_integer())
-                or isinstance(data__tokensgenerated, bool)
-            ):
+            if not isinstance(data__tokensgenerated, (int)) and not (isinstance(data__tokensgenerated, float) and data__tokensgenerated.is_integer()) or isinstance(data__tokensgenerated, bool):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".tokens_generated must be integer")
             if isinstance(data__tokensgenerated, (int, float)) and not isinstance(data__tokensgenerated, bool):
                 if data__tokensgenerated < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".tokens_generated must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".tokens_generated must be bigger than or equal to 0")
         if "generation_time_s" in data_keys:
             data_keys.remove("generation_time_s")
             data__generationtimes = data["generation_time_s"]
             if not isinstance(data__generationtimes, (int, float, NoneType)) or isinstance(data__generationtimes, bool):
-                raise JsonSchemaValueException(
-                    "" + (name_prefix or "data") + ".generation_time_s must be number or null"
-                )
+                raise JsonSchemaValueException("" + (name_prefix or "data") + ".generation_time_s must be number or null")
             if isinstance(data__generationtimes, (int, float)) and not isinstance(data__generationtimes, bool):
                 if data__generationtimes < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".generation_time_s must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".generation_time_s must be bigger than or equal to 0")
         if "time_to_first_token_s" in data_keys:
             data_keys.remove("time_to_first_token_s")
             data__timetofirsttokens = data["time_to_first_token_s"]
-            if not isinstance(data__timetofirsttokens, (int, float, NoneType)) or isinstance(
-                data__timetofirsttokens, bool
-            ):
-                raise JsonSchemaValueException(
-                    "" + (name_prefix or "data") + ".time_to_first_token_s must be number or null"
-                )
+            if not isinstance(data__timetofirsttokens, (int, float, NoneType)) or isinstance(data__timetofirsttokens, bool):
+                raise JsonSchemaValueException("" + (name_prefix or "data") + ".time_to_first_token_s must be number or null")
             if isinstance(data__timetofirsttokens, (int, float)) and not isinstance(data__timetofirsttokens, bool):
                 if data__timetofirsttokens < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".time_to_first_token_s must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".time_to_first_token_s must be bigger than or equal to 0")
         if "tokens_per_second" in data_keys:
             data_keys.remove("tokens_per_second")
             data__tokenspersecond = data["tokens_per_second"]
             if not isinstance(data__tokenspersecond, (int, float, NoneType)) or isinstance(data__tokenspersecond, bool):
-                raise JsonSchemaValueException(
-                    "" + (name_prefix or "data") + ".tokens_per_second must be number or null"
-                )
+                raise JsonSchemaValueException("" + (name_prefix or "data") + ".tokens_per_second must be number or null")
             if isinstance(data__tokenspersecond, (int, float)) and not isinstance(data__tokenspersecond, bool):
                 if data__tokenspersecond < 0:
-                    raise JsonSchemaValueException(
-                        "" + (name_prefix or "data") + ".tokens_per_second must be bigger than or equal to 0"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".tokens_per_second must be bigger than or equal to 0")
         if "id" in data_keys:
             data_keys.remove("id")
             data__id = data["id"]
-            if (
-                not isinstance(data__id, (str, int))
-                and not (isinstance(data__id, float) and data__id.is_integer())
-                or isinstance(data__id, bool)
-            ):
+            if not isinstance(data__id, (str, int)) and not (isinstance(data__id, float) and data__id.is_integer()) or isinstance(data__id, bool):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".id must be string or integer")
         if "parsed" in data_keys:
             data_keys.remove("parsed")
@@ -128,107 +95,43 @@ def validate(data, custom_formats={}, name_prefix=None):
                 data__logprobs_len = len(data__logprobs)
                 for data__logprobs_x, data__logprobs_item in enumerate(data__logprobs):
                     if not isinstance(data__logprobs_item, (dict)):
-                        raise JsonSchemaValueException(
-                            ""
-                            + (name_prefix or "data")
-                            + ".logprobs[{data__logprobs_x}]".format(**locals())
-                            + " must be object"
-                        )
+                        raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}]".format(**locals()) + " must be object")
                     data__logprobs_item_is_dict = isinstance(data__logprobs_item, dict)
                     if data__logprobs_item_is_dict:
-                        data__logprobs_item__missing_keys = (
-                            set(["token", "token_id", "logprob", "top"]) - data__logprobs_item.keys()
-                        )
+                        data__logprobs_item__missing_keys = set(['token', 'token_id', 'logprob', 'top']) - data__logprobs_item.keys()
                         if data__logprobs_item__missing_keys:
-                            raise JsonSchemaValueException(
-                                ""
-                                + (name_prefix or "data")
-                                + ".logprobs[{data__logprobs_x}]".format(**locals())
-                                + " must contain "
-                            )
+                            raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}]".format(**locals()) + " must contain ")
                         data__logprobs_item_keys = set(data__logprobs_item.keys())
                         if "token" in data__logprobs_item_keys:
                             data__logprobs_item_keys.remove("token")
                             data__logprobs_item__token = data__logprobs_item["token"]
                             if not isinstance(data__logprobs_item__token, (str)):
-                                raise JsonSchemaValueException(
-                                    ""
-                                    + (name_prefix or "data")
-                                    + ".logprobs[{data__logprobs_x}].token".format(**locals())
-                                    + " must be string"
-                                )
+                                raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}].token".format(**locals()) + " must be string")
                         if "token_id" in data__logprobs_item_keys:
                             data__logprobs_item_keys.remove("token_id")
                             data__logprobs_item__tokenid = data__logprobs_item["token_id"]
-                            if (
-                                not isinstance(data__logprobs_item__tokenid, (int))
-                                and not (
-                                    isinstance(data__logprobs_item__tokenid, float)
-                                    and data__logprobs_item__tokenid.is_integer()
-                                )
-                                or isinstance(data__logprobs_item__tokenid, bool)
-                            ):
-                                raise JsonSchemaValueException(
-                                    ""
-                                    + (name_prefix or "data")
-                                    + ".logprobs[{data__logprobs_x}].token_id".format(**locals())
-                                    + " must be integer"
-                                )
-                            if isinstance(data__logprobs_item__tokenid, (int, float)) and not isinstance(
-                                data__logprobs_item__tokenid, bool
-                            ):
+                            if not isinstance(data__logprobs_item__tokenid, (int)) and not (isinstance(data__logprobs_item__tokenid, float) and data__logprobs_item__tokenid.is_integer()) or isinstance(data__logprobs_item__tokenid, bool):
+                                raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}].token_id".format(**locals()) + " must be integer")
+                            if isinstance(data__logprobs_item__tokenid, (int, float)) and not isinstance(data__logprobs_item__tokenid, bool):
                                 if data__logprobs_item__tokenid < 0:
-                                    raise JsonSchemaValueException(
-                                        ""
-                                        + (name_prefix or "data")
-                                        + ".logprobs[{data__logprobs_x}].token_id".format(**locals())
-                                        + " must be bigger than or equal to 0"
-                                    )
+                                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}].token_id".format(**locals()) + " must be bigger than or equal to 0")
                         if "logprob" in data__logprobs_item_keys:
                             data__logprobs_item_keys.remove("logprob")
                             data__logprobs_item__logprob = data__logprobs_item["logprob"]
-                            if not isinstance(data__logprobs_item__logprob, (int, float, NoneType)) or isinstance(
-                                data__logprobs_item__logprob, bool
-                            ):
-                                raise JsonSchemaValueException(
-                                    ""
-                                    + (name_prefix or "data")
-                                    + ".logprobs[{data__logprobs_x}].logprob".format(**locals())
-                                    + " must be number or null"
-                                )
+                            if not isinstance(data__logprobs_item__logprob, (int, float, NoneType)) or isinstance(data__logprobs_item__logprob, bool):
+                                raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}].logprob".format(**locals()) + " must be number or null")
                         if "top" in data__logprobs_item_keys:
                             data__logprobs_item_keys.remove("top")
                             data__logprobs_item__top = data__logprobs_item["top"]
                             if not isinstance(data__logprobs_item__top, (list, tuple)):
-                                raise JsonSchemaValueException(
-                                    ""
-                                    + (name_prefix or "data")
-                                    + ".logprobs[{data__logprobs_x}].top".format(**locals())
-                                    + " must be array"
-                                )
+                                raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}].top".format(**locals()) + " must be array")
                             data__logprobs_item__top_is_list = isinstance(data__logprobs_item__top, (list, tuple))
                             if data__logprobs_item__top_is_list:
                                 data__logprobs_item__top_len = len(data__logprobs_item__top)
-                                for data__logprobs_item__top_x, data__logprobs_item__top_item in enumerate(
-                                    data__logprobs_item__top
-                                ):
-                                    validate___definitions_token_choice(
-                                        data__logprobs_item__top_item,
-                                        custom_formats,
-                                        (name_prefix or "data")
-                                        + ".logprobs[{data__logprobs_x}].top[{data__logprobs_item__top_x}]".format(
-                                            **locals()
-                                        ),
-                                    )
+                                for data__logprobs_item__top_x, data__logprobs_item__top_item in enumerate(data__logprobs_item__top):
+                                    validate___definitions_token_choice(data__logprobs_item__top_item, custom_formats, (name_prefix or "data") + ".logprobs[{data__logprobs_x}].top[{data__logprobs_item__top_x}]".format(**locals()))
                         if data__logprobs_item_keys:
-                            raise JsonSchemaValueException(
-                                ""
-                                + (name_prefix or "data")
-                                + ".logprobs[{data__logprobs_x}]".format(**locals())
-                                + " must not contain "
-                                + str(data__logprobs_item_keys)
-                                + " properties"
-                            )
+                            raise JsonSchemaValueException("" + (name_prefix or "data") + ".logprobs[{data__logprobs_x}]".format(**locals()) + " must not contain "+str(data__logprobs_item_keys)+" properties")
         if "warnings" in data_keys:
             data_keys.remove("warnings")
             data__warnings = data["warnings"]
@@ -239,21 +142,11 @@ def validate(data, custom_formats={}, name_prefix=None):
                 data__warnings_len = len(data__warnings)
                 for data__warnings_x, data__warnings_item in enumerate(data__warnings):
                     if not isinstance(data__warnings_item, (str)):
-                        raise JsonSchemaValueException(
-                            ""
-                            + (name_prefix or "data")
-                            + ".warnings[{data__warnings_x}]".format(**locals())
-                            + " must be string"
-                        )
+                        raise JsonSchemaValueException("" + (name_prefix or "data") + ".warnings[{data__warnings_x}]".format(**locals()) + " must be string")
                     if isinstance(data__warnings_item, str):
                         data__warnings_item_len = len(data__warnings_item)
                         if data__warnings_item_len < 1:
-                            raise JsonSchemaValueException(
-                                ""
-                                + (name_prefix or "data")
-                                + ".warnings[{data__warnings_x}]".format(**locals())
-                                + " must be longer than or equal to 1 characters"
-                            )
+                            raise JsonSchemaValueException("" + (name_prefix or "data") + ".warnings[{data__warnings_x}]".format(**locals()) + " must be longer than or equal to 1 characters")
         if "asked" in data_keys:
             data_keys.remove("asked")
             data__asked = data["asked"]
@@ -261,7 +154,7 @@ def validate(data, custom_formats={}, name_prefix=None):
                 raise JsonSchemaValueException("" + (name_prefix or "data") + ".asked must be object")
             data__asked_is_dict = isinstance(data__asked, dict)
             if data__asked_is_dict:
-                data__asked__missing_keys = set(["prompt", "options"]) - data__asked.keys()
+                data__asked__missing_keys = set(['prompt', 'options']) - data__asked.keys()
                 if data__asked__missing_keys:
                     raise JsonSchemaValueException("" + (name_prefix or "data") + ".asked must contain ")
                 data__asked_keys = set(data__asked.keys())
@@ -273,11 +166,7 @@ def validate(data, custom_formats={}, name_prefix=None):
                     if isinstance(data__asked__prompt, str):
                         data__asked__prompt_len = len(data__asked__prompt)
                         if data__asked__prompt_len < 1:
-                            raise JsonSchemaValueException(
-                                ""
-                                + (name_prefix or "data")
-                                + ".asked.prompt must be longer than or equal to 1 characters"
-                            )
+                            raise JsonSchemaValueException("" + (name_prefix or "data") + ".asked.prompt must be longer than or equal to 1 characters")
                 if "options" in data__asked_keys:
                     data__asked_keys.remove("options")
                     data__asked__options = data__asked["options"]
@@ -286,21 +175,9 @@ def validate(data, custom_formats={}, name_prefix=None):
                     if isinstance(data__asked__options, str):
                         data__asked__options_len = len(data__asked__options)
                         if data__asked__options_len < 1:
-                            raise JsonSchemaValueException(
-                                ""
-                                + (name_prefix or "data")
-                                + ".asked.options must be longer than or equal to 1 characters"
-                            )
+                            raise JsonSchemaValueException("" + (name_prefix or "data") + ".asked.options must be longer than or equal to 1 characters")
                 if data__asked_keys:
-                    raise JsonSchemaValueException(
-                        ""
-                        + (name_prefix or "data")
-                        + ".asked must not contain "
-                        + str(data__asked_keys)
-                        + " properties"
-                    )
+                    raise JsonSchemaValueException("" + (name_prefix or "data") + ".asked must not contain "+str(data__asked_keys)+" properties")
         if data_keys:
-            raise JsonSchemaValueException(
-                "" + (name_prefix or "data") + " must not contain " + str(data_keys) + " properties"
-            )
+            raise JsonSchemaValueException("" + (name_prefix or "data") + " must not contain "+str(data_keys)+" properties")
     return data
