@@ -12,7 +12,10 @@ from pathlib import Path
 from harness import child_environ
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("startup", "list_scaling", "deep_hash", "run_speed", "structured_speed", "batch_speed", "hub_speed")
+BENCHMARKS = (
+    "startup", "list_scaling", "deep_hash", "run_speed", "structured_speed", "batch_speed", "serve_speed", "serve_load",
+    "hub_speed",
+)  # fmt: skip
 PACKAGES = ("mlxk2", "mlx", "mlx-lm", "huggingface-hub", "transformers", "tokenizers", "llguidance")
 
 
