@@ -167,5 +167,9 @@ def test_a_tokenizer_of_its_own_is_executed_with_the_flag_only(tmp_path, marker,
     assert (code, marker.exists()) == (0 if is_plain else 1, False)
     assert is_plain or "auto_map" in answer["error"]["message"]
     code, answer = run(TRUST)
-    assert (code, marker.exists()) == (0, True), answer
-    assert answer["data"]["usage"]["prompt_tokens"] == 2
+    assert marker.exists(), answer
+    if code == 1 and is_plain:
+        # mlx-lm before 0.32 takes the tokenizer.json beside it for its own.
+        assert answer["error"]["type"] == "incompatible_model"
+    else:
+        assert (code, answer["data"]["usage"]["prompt_tokens"]) == (0, 2)

@@ -220,8 +220,11 @@ class WrappedTokenizer:
         return dict(self._wrapper.get_vocab())
 
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
-        """Return a decoder; such tokenizers cannot be told what came before."""
-        return WrappedDecoder(self._wrapper.detokenizer)
+        """Return a decoder; such tokenizers cannot be told what came before. Raises: IncompatibleModel."""
+        try:
+            return WrappedDecoder(self._wrapper.detokenizer)
+        except AttributeError as error:
+            raise errors.IncompatibleModel(f"mlx-lm cannot decode this model's own tokenizer: {error}") from error
 
 
 class WrappedDecoder:
