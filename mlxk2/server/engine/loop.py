@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 import traceback
 from multiprocessing.connection import Connection
@@ -107,7 +108,8 @@ class _Loop:
             self._next_status, self._was_busy = now + _STATUS_EVERY_S, is_busy
             told = (*told, self._scheduler.status())
         if told:
-            self._events.send(told)
+            # Connection.send would make a pickler of its own each time.
+            self._events.send_bytes(pickle.dumps(told, pickle.HIGHEST_PROTOCOL))
 
     def _until_status(self) -> float:
         return max(self._next_status - time.monotonic(), 0.001)
