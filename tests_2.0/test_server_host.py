@@ -10,6 +10,8 @@ import logging
 import os
 import random
 import signal
+import subprocess
+import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from functools import partial
@@ -23,9 +25,11 @@ from support.processes import gone
 from mlxk2.errors import (
     EngineLost,
     InsufficientMemory,
+    InternalError,
     MlxkError,
     ModelNotFound,
     QueueFull,
+    ReaderTooSlow,
     RequestTimedOut,
     ServerStopping,
     WaitedTooLong,
@@ -34,7 +38,7 @@ from mlxk2.runner.request import GenerationRequest
 from mlxk2.server.engine_process import EngineProcess
 from mlxk2.server.host import ModelHost
 from mlxk2.server.host_types import FAILED, NONE, READY, RESTARTING, HostSettings
-from mlxk2.server.protocol import Begun, Command, Count, Counted, EngineSpec, Generate, Over, Piece, RequestEvent
+from mlxk2.server.protocol import Begun, Command, Count, Counted, EngineSpec, Generate, Over, Piece, Ready, RequestEvent
 
 PATIENCE_S = 30.0
 REQUEST = GenerationRequest(prompt="hello")
@@ -286,6 +290,106 @@ def test_a_process_that_cannot_be_started_is_a_death_like_any_other() -> None:
     asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
 
 
+def test_whatever_keeps_a_process_from_starting_is_a_death() -> None:
+    tries = 0
+
+    def refuse(spec: EngineSpec, listener: Any) -> EngineProcess:
+        nonlocal tries
+        tries += 1
+        raise RuntimeError("can't start new thread")
+
+    async def story() -> None:
+        host = ModelHost(spec_of, HostSettings(first_delay_s=0.01, most_deaths=3), start_engine=refuse)
+        await host.start()
+        with pytest.raises(EngineLost, match="could not be started: can't start new thread"):
+            await answer(host, "fine")
+        assert (host.snapshot().state, tries) == (FAILED, 3)
+        await host.stop()
+
+    asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
+
+
+@pytest.mark.parametrize("good", [0, 1, 2])
+def test_a_process_that_cannot_be_watched_is_ended_and_nothing_stays_open(
+    good: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+    start, begin_process = threading.Thread.start, subprocess.Popen.__init__
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("engine-") and sum(one.name.startswith("engine-") for one in begun) >= good:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    def noting(process: Any, *args: Any, **options: Any) -> None:
+        begin_process(process, *args, **options)
+        pids.append(process.pid)
+
+    begun: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(subprocess.Popen, "__init__", noting)
+
+    async def story() -> None:
+        before = _open_ends()
+        with pytest.raises(RuntimeError):
+            EngineProcess(spec_of("fine"), _Nobody(), fake_engine.TARGET)
+        assert len(pids) == 1 and gone(pids[0])
+        for thread in begun:
+            thread.join(PATIENCE_S)
+        assert _open_ends() == before
+
+    asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
+
+
+def _open_ends() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+class _Nobody:
+    """Listens to an engine, and must hear nothing."""
+
+    def heard(self, events: Any) -> None:
+        raise AssertionError
+
+    def ended(self, how: str) -> None:
+        raise AssertionError
+
+
+def test_a_request_that_cannot_be_sent_fails_alone() -> None:
+    async def story(host: ModelHost) -> None:
+        stream = await begin(host, "slow")
+        bad = GenerationRequest(prompt="hello", template_variables={"f": lambda: None})
+        with pytest.raises(InternalError):
+            await host.submit("slow", lambda id: Generate(id, bad)).__anext__()
+        assert isinstance(await stream.__anext__(), Piece)
+        assert host.snapshot().running == 1
+        await stream.aclose()
+
+    tell(story)
+
+
+def test_a_host_that_is_broken_says_so_and_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(spec: EngineSpec, listener: Any) -> Any:
+        # Not even an engine: whatever is asked of it fails.
+        asyncio.get_running_loop().call_soon(listener.heard, (Ready(1, 1, True, False, False, False),))
+        return None
+
+    async def story() -> None:
+        host = ModelHost(spec_of, HostSettings(), start_engine=broken)
+        await host.start()
+        assert (await _problem_of(answer(host, "fine"))).http_status == 500
+        await host.stop(0.5)
+
+    asyncio.run(asyncio.wait_for(story(), PATIENCE_S))
+
+
+async def _problem_of(work: Coroutine[Any, Any, Any]) -> MlxkError:
+    with pytest.raises(MlxkError) as problem:
+        await work
+    return problem.value
+
+
 def test_a_command_that_cannot_be_made_or_sent_disturbs_nobody() -> None:
     def bad(id: str) -> Command:
         raise MlxkError("no such field")
@@ -453,6 +557,62 @@ def test_unloading_waits_for_what_runs() -> None:
     tell(story)
 
 
+def test_unloading_unloads_no_other_model() -> None:
+    async def story(host: ModelHost) -> None:
+        stream = await begin(host, "slow")
+        other = asyncio.create_task(answer(host, "fine"))
+        await until(lambda: host.snapshot().waiting == 1)
+        unloading = asyncio.create_task(host.unload("slow"))
+        await until(lambda: host.snapshot().waiting == 2)
+        await stream.aclose()
+        assert await other == ANSWER
+        await unloading
+        # Whatever is done wrongly would be done before this is answered.
+        pid = host.snapshot().pid
+        assert [event async for event in host.submit("fine", lambda id: Count(id, REQUEST))]
+        assert (host.snapshot().model, host.snapshot().pid) == ("fine", pid)
+
+    tell(story)
+
+
+def test_an_unloading_that_came_too_late_waits_for_nothing() -> None:
+    async def story(host: ModelHost) -> None:
+        stream = await begin(host, "slow")
+        other = asyncio.create_task(host.load("never"))
+        await until(lambda: host.snapshot().waiting == 1)
+        unloading = asyncio.create_task(host.unload("slow"))
+        await until(lambda: host.snapshot().waiting == 2)
+        await stream.aclose()
+        # The other model is on its way, and will never be there.
+        await unloading
+        other.cancel()
+        await asyncio.wait([other])
+
+    tell(story, end_timeout_s=0.2)
+
+
+def test_a_model_is_not_idle_while_somebody_asks() -> None:
+    looked_up = threading.Event()
+
+    def resolve(name: str) -> EngineSpec:
+        if name == "fine.late":
+            looked_up.wait(PATIENCE_S)
+            raise ModelNotFound("no such model")
+        return spec_of(name)
+
+    async def story(host: ModelHost) -> None:
+        assert await answer(host, "fine") == ANSWER
+        asking = asyncio.create_task(answer(host, "fine.late"))
+        await until(lambda: host.snapshot().waiting == 1)
+        await asyncio.sleep(0.4)
+        assert host.snapshot().state == READY
+        looked_up.set()
+        await _problem_of(asking)  # type: ignore[arg-type]
+        await until(lambda: host.snapshot().state == NONE)
+
+    tell(story, resolve, idle_timeout_s=0.1)
+
+
 def test_an_idle_model_is_unloaded_and_loaded_again() -> None:
     async def story(host: ModelHost) -> None:
         assert await answer(host, "fine") == ANSWER
@@ -536,6 +696,18 @@ def test_an_answer_has_an_end() -> None:
         await until(lambda: _engine_is_free(host))
 
     tell(story, request_timeout_s=0.3)
+
+
+def test_who_does_not_read_loses_the_answer_and_frees_the_place() -> None:
+    async def story(host: ModelHost) -> None:
+        stream = await begin(host, "flood")
+        await until(lambda: host.snapshot().running == 0)
+        with pytest.raises(ReaderTooSlow):
+            async for _ in stream:
+                pass
+        assert await answer(host, "fine") == ANSWER
+
+    tell(story)
 
 
 @pytest.mark.parametrize("how", ["close", "cancel"])
@@ -655,6 +827,30 @@ def test_a_name_is_looked_up_once_for_requests_in_quick_succession() -> None:
         for _ in range(5):
             await answer(host, "fine")
         assert len(asked) < 5
+
+    tell(story, resolve)
+
+
+def test_a_name_is_looked_up_once_for_requests_at_the_same_time() -> None:
+    asked: list[str] = []
+    everybody_is_here = threading.Event()
+
+    def resolve(name: str) -> EngineSpec:
+        asked.append(name)
+        everybody_is_here.wait(PATIENCE_S)
+        if name == "unknown":
+            raise ModelNotFound("no such model")
+        return spec_of(name)
+
+    async def story(host: ModelHost) -> None:
+        answers = [asyncio.create_task(answer(host, "fine")) for _ in range(20)]
+        refused = [asyncio.create_task(_problem_of(answer(host, "unknown"))) for _ in range(20)]
+        await until(lambda: host.snapshot().waiting == 40)
+        answers.pop(0).cancel()
+        everybody_is_here.set()
+        assert set(await asyncio.gather(*answers)) == {ANSWER}
+        assert len({id(error) for error in await asyncio.gather(*refused)}) == 20
+        assert sorted(asked) == ["fine", "unknown"]
 
     tell(story, resolve)
 

@@ -213,6 +213,13 @@ class QueueFull(MlxkError):
     retryable = True
 
 
+class ReaderTooSlow(MlxkError):
+    """Whoever asked does not take the answer as fast as it comes, and too much of it waits."""
+
+    type = "reader_too_slow"
+    http_status = 503
+
+
 class WaitedTooLong(MlxkError):
     """The request's turn did not come in time; `retry_after_s` says when to come back."""
 

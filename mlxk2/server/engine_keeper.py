@@ -14,6 +14,7 @@ from mlxk2.server.host_types import FAILED, LOADING, NONE, READY, RESTARTING, Ho
 from mlxk2.server.problems import error_of
 from mlxk2.server.protocol import Cancel, EngineSpec, LoadFailed, Ready, RequestEvent, Status
 from mlxk2.server.ticket import LAST, Ticket
+from mlxk2.text import one_line
 
 LOG = logging.getLogger("mlxk2.server")
 
@@ -44,6 +45,7 @@ class EngineKeeper:
         self.ready: Ready | None = None
         self.status: Status | None = None
         self.loaded_at: float | None = None
+        self._ready_at: float | None = None
         self.problem: MlxkError | None = None
         self._settings, self._start_engine, self._changed = settings, start_engine, changed
         self._loop = asyncio.get_running_loop()
@@ -70,8 +72,8 @@ class EngineKeeper:
         if not self.running:
             self._sign_of_life = self._loop.time()
             self._arm(self._settings.hang_timeout_s, self._look_for_life)
-        self.running[ticket.id] = ticket
         self._engine.send(ticket.command)
+        self.running[ticket.id] = ticket
 
     def cancel(self, ticket: Ticket) -> None:
         """Give a request up, where it is not over yet."""
@@ -133,8 +135,9 @@ class EngineKeeper:
             self._kill(f"said what cannot be understood ({type(event).__name__})")
 
     def _pass_on(self, event: Any, ticket: Ticket) -> None:
-        ticket.put(event)
-        if isinstance(event, LAST):
+        if not ticket.put(event):
+            self.cancel(ticket)
+        elif isinstance(event, LAST):
             del self.running[event.id]
             self.deaths = 0
             self._changed()
@@ -142,6 +145,7 @@ class EngineKeeper:
     def _be_ready(self, event: Ready) -> None:
         self._disarm()
         self.ready, self.state, self.loaded_at, self.problem = event, READY, time.time(), None
+        self._ready_at = self._loop.time()
         LOG.info("%s is loaded (engine %s)", self.spec.ref.name, self.pid)
         self._changed()
 
@@ -151,15 +155,18 @@ class EngineKeeper:
         self._arm(self._settings.load_timeout_s, self._give_up_loading)
         try:
             self._engine = self._start_engine(self.spec, self)
-        except OSError as error:
-            self._loop.call_soon(self.ended, f"could not be started: {error.strerror}")
+        except Exception as error:
+            # Whatever it is: those who wait for the engine must hear of it.
+            LOG.error("an engine could not be started", exc_info=error)
+            why = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
+            self._loop.call_soon(self.ended, f"could not be started: {one_line(str(why))}")
 
     def _mourn(self, pid: int | None, how: str) -> None:
         """Fail what the engine was answering, and see whether to start another."""
-        settled = self.loaded_at is not None and time.time() - self.loaded_at > _SETTLED_S
+        settled = self._ready_at is not None and self._loop.time() - self._ready_at > _SETTLED_S
         self.lost += 1
         self.deaths = 1 if settled else self.deaths + 1
-        self.loaded_at = None
+        self.loaded_at = self._ready_at = None
         name = self.spec.ref.name
         LOG.error("the engine of %s (%s) %s while %d requests were running", name, pid, how, len(self.running))
         self._fail_running(EngineLost(f"the engine {how} while it was answering", hint="try again: it is started anew"))

@@ -83,8 +83,15 @@ class EngineProcess:
         self._to_send: SimpleQueue[bytes | None] = SimpleQueue()
         self._to_send.put(pickle.dumps(spec))
         self._process, self._commands, self._events = _spawn(target)
-        for work in (self._write, self._read, self._log):
-            threading.Thread(target=work, name=f"engine-{work.__name__.strip('_')}", daemon=True).start()
+        started: list[str] = []
+        try:
+            # The reader is the last: it tells of the end.
+            for work in (self._write, self._log, self._read):
+                threading.Thread(target=work, name=f"engine-{work.__name__.strip('_')}", daemon=True).start()
+                started.append(work.__name__)
+        except BaseException:
+            self._undo("_write" in started, "_log" in started)
+            raise
 
     @property
     def pid(self) -> int:
@@ -102,6 +109,18 @@ class EngineProcess:
     def kill(self) -> None:
         """End it, whatever it is doing."""
         self._process.kill()
+
+    def _undo(self, is_writing: bool, is_logging: bool) -> None:
+        """Leave no process and no open end, where there are not all the threads to watch over them."""
+        self._process.kill()
+        self._process.wait()
+        self._to_send.put(None)
+        self._events.close()
+        if not is_writing:
+            self._commands.close()
+        for end in (self._process.stdin, None if is_logging else self._process.stdout):
+            if end is not None:
+                end.close()
 
     def _write(self) -> None:
         # An engine that has gone, or is on its way out, is the reader's to tell.
@@ -159,7 +178,12 @@ class EngineProcess:
 def _spawn(target: str) -> tuple[subprocess.Popen[bytes], Connection, Connection]:
     """Start a process; give it and our ends of its lines."""
     orders, our_orders = os.pipe()
-    our_events, events = os.pipe()
+    try:
+        our_events, events = os.pipe()
+    except OSError:
+        os.close(orders)
+        os.close(our_orders)
+        raise
     command = [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(orders), str(events), target]
     try:
         process = subprocess.Popen(
@@ -170,7 +194,7 @@ def _spawn(target: str) -> tuple[subprocess.Popen[bytes], Connection, Connection
             pass_fds=(orders, events),
             start_new_session=True,
         )
-    except OSError:
+    except BaseException:
         os.close(our_orders)
         os.close(our_events)
         raise

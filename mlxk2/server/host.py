@@ -8,18 +8,30 @@ together. Everything happens in one event loop, and nothing here blocks it.
 from __future__ import annotations
 
 import asyncio
+import copy
+import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Callable, NamedTuple
 from uuid import uuid4
 
-from mlxk2.errors import MlxkError, ModelNotFound, QueueFull, RequestTimedOut, ServerStopping, WaitedTooLong
+from mlxk2.errors import (
+    InternalError,
+    MlxkError,
+    ModelNotFound,
+    QueueFull,
+    RequestTimedOut,
+    ServerStopping,
+    WaitedTooLong,
+)
 from mlxk2.server.engine_keeper import EngineKeeper
 from mlxk2.server.engine_process import EngineProcess, StartEngine
 from mlxk2.server.host_types import FAILED, NONE, READY, STOPPING, HostSettings, HostSnapshot, Resolve
 from mlxk2.server.protocol import Command, EngineSpec, RequestEvent
 from mlxk2.server.ticket import Ticket
+
+LOG = logging.getLogger("mlxk2.server")
 
 # Seconds that a name stands for the same model without being looked up again.
 _NAME_LASTS_S = 2.0
@@ -50,6 +62,7 @@ class ModelHost:
         self._tickets: set[Ticket] = set()
         self._asking = 0
         self._names: dict[str, tuple[EngineSpec, float]] = {}
+        self._look_ups: dict[str, asyncio.Task[EngineSpec]] = {}
         self._keeper: EngineKeeper | None = None
         self._obituary: _Obituary | None = None
         self._lost = 0
@@ -65,6 +78,7 @@ class ModelHost:
         if self._turns is None:
             self._changed = asyncio.Event()
             self._turns = asyncio.create_task(self._take_turns())
+            self._turns.add_done_callback(self._turns_are_over)
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Return within `timeout_s`, more or less: waiting requests fail, running ones may end, the engine ends."""
@@ -79,8 +93,7 @@ class ModelHost:
         for ticket in self._tickets:
             ticket.fail(_stopping())
         self._turns.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._turns
+        await asyncio.wait({self._turns})
         self._rest()
         if self._keeper is not None:
             await self._keeper.end(max(end - time.monotonic(), 0.1))
@@ -107,23 +120,22 @@ class ModelHost:
     async def load(self, model: str) -> None:
         """Return when the model is loaded, after its turn came. Raises as `submit` does."""
         self._refuse_if_full()
-        await self._wait_for_turn(await self._find(model))
+        await self._wait_for_turn(Ticket(uuid4().hex, await self._find(model)))
 
     async def unload(self, model: str) -> None:
         """Return when the model is not loaded any more; what runs on it ends first. Raises: what `resolve` raises."""
         keeper = self._keeper
-        if keeper is None or keeper.spec.ref.name != model:
-            spec = await self._find(model)
-            keeper = self._keeper
-            if keeper is None or keeper.spec != spec:
-                return
-        await self._wait_for_turn(None)
+        spec = keeper.spec if keeper is not None and keeper.spec.ref.name == model else await self._find(model)
+        if self._keeper is not None and self._keeper.spec == spec:
+            await self._wait_for_turn(Ticket(uuid4().hex, None, leaving=spec))
 
     def snapshot(self) -> HostSnapshot:
         """Say how the host is."""
         keeper, last = self._keeper, self._obituary
         state = keeper.state if keeper is not None else last.state if last is not None else NONE
         problem = keeper.problem if keeper is not None else last.problem if last is not None else None
+        if self._turns is not None and self._turns.done():
+            state, problem = FAILED, _broken()
         return HostSnapshot(
             state=STOPPING if self._stopping else state,
             model=keeper.spec.ref.name if keeper is not None else None,
@@ -157,14 +169,15 @@ class ModelHost:
         finally:
             self._leave(ticket)
 
-    async def _wait_for_turn(self, spec: EngineSpec | None) -> None:
-        ticket = Ticket(uuid4().hex, spec)
+    async def _wait_for_turn(self, ticket: Ticket) -> None:
         with self._place_for(ticket):
             await ticket.take()
 
     def _join(self, ticket: Ticket) -> None:
         if self._stopping or self._turns is None:
             raise _stopping()
+        if self._turns.done():
+            raise _broken()
         self._rest()
         self._tickets.add(ticket)
         self._line.append(ticket)
@@ -215,9 +228,27 @@ class ModelHost:
             return known[0]
         self._asking += 1
         try:
-            spec = await asyncio.to_thread(self._resolve, name)
+            # Whoever leaves does not end what others wait for.
+            return await asyncio.shield(self._look_up_of(name))
+        except MlxkError as error:
+            raise copy.copy(error) from None
         finally:
             self._asking -= 1
+
+    def _look_up_of(self, name: str) -> asyncio.Task[EngineSpec]:
+        """Return the look-up of a name that is under way, or a new one."""
+        under_way = self._look_ups.get(name)
+        if under_way is None:
+            under_way = self._look_ups[name] = asyncio.ensure_future(self._look_up(name))
+            # Where everybody has left, nobody asks for its error.
+            under_way.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return under_way
+
+    async def _look_up(self, name: str) -> EngineSpec:
+        try:
+            spec = await asyncio.to_thread(self._resolve, name)
+        finally:
+            del self._look_ups[name]
         if len(self._names) >= _MOST_NAMES:
             self._names.clear()
         self._names[name] = (spec, time.monotonic() + _NAME_LASTS_S)
@@ -235,20 +266,36 @@ class ModelHost:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            self._bury()
+            self._tell_the_line()
             while self._line and await self._serve(self._line[0].spec):
-                self._bury()
+                self._tell_the_line()
             if not self._line:
                 self._doze()
+
+    def _turns_are_over(self, turns: asyncio.Task[None]) -> None:
+        """Where that was not asked for, it is a bug: nobody may wait for a turn that never comes."""
+        if turns.cancelled():
+            return
+        LOG.critical("the host is broken", exc_info=turns.exception())
+        for ticket in self._tickets:
+            ticket.fail(_broken())
+        self._line.clear()
+
+    def _tell_the_line(self) -> None:
+        self._bury()
+        loaded = self._keeper.spec if self._keeper is not None else None
+        gone = [ticket for ticket in self._line if ticket.leaving is not None and ticket.leaving != loaded]
+        for ticket in gone:
+            self._line.remove(ticket)
+            ticket.finish()
+            if self._obituary is not None and self._obituary.spec == ticket.leaving:
+                self._obituary = None
 
     async def _serve(self, spec: EngineSpec | None) -> bool:
         """Do the next thing for those who wait for `spec`; False where that must wait for a change."""
         keeper = self._keeper
         if keeper is None:
-            if spec is None:
-                self._obituary = None
-                self._admit(None, None)
-                return True
+            assert spec is not None
             self._keeper = self._new_keeper(spec)
             return False
         if keeper.spec == spec:
@@ -261,15 +308,15 @@ class ModelHost:
         self._keep_count(keeper)
         return True
 
-    def _admit(self, spec: EngineSpec | None, keeper: EngineKeeper | None) -> None:
+    def _admit(self, spec: EngineSpec, keeper: EngineKeeper) -> None:
         """Hand over everything that waits for this turn."""
         mine = [ticket for ticket in self._line if ticket.spec == spec]
         self._line = [ticket for ticket in self._line if ticket.spec != spec]
         for ticket in mine:
-            if keeper is None or ticket.command is None:
+            if ticket.command is None:
                 ticket.finish()
             else:
-                keeper.submit(ticket)
+                _hand_over(ticket, keeper)
 
     def _new_keeper(self, spec: EngineSpec) -> EngineKeeper:
         """Start an engine; for a model that was given up there is one try."""
@@ -314,8 +361,12 @@ class ModelHost:
 
     def _unload_idle(self) -> None:
         self._idle = None
-        if self._keeper is not None and not self._keeper.running and not self._line:
-            self._join(Ticket(uuid4().hex, None))
+        if self._asking:
+            self._doze()
+        elif self._keeper is not None and not self._keeper.running and not self._line:
+            # Nobody waits for that.
+            self._line.append(Ticket(uuid4().hex, None, leaving=self._keeper.spec))
+            self._notice()
 
     def _rest(self) -> None:
         """Take the unloading back."""
@@ -326,3 +377,16 @@ class ModelHost:
 
 def _stopping() -> ServerStopping:
     return ServerStopping("the server is stopping")
+
+
+def _broken() -> InternalError:
+    return InternalError("the server is broken, and must be started anew; its log says how")
+
+
+def _hand_over(ticket: Ticket, keeper: EngineKeeper) -> None:
+    try:
+        keeper.submit(ticket)
+    except Exception as error:
+        # One request that cannot be sent must not end the turns of all.
+        LOG.error("a request could not be handed to the engine", exc_info=error)
+        ticket.fail(InternalError("the request could not be handed to the engine; the server's log says how"))

@@ -6,18 +6,41 @@ import asyncio
 import copy
 from typing import Union
 
-from mlxk2.errors import MlxkError
+from mlxk2.errors import MlxkError, ReaderTooSlow
 from mlxk2.server.problems import error_of
-from mlxk2.server.protocol import Command, Counted, Embedded, EngineSpec, Failed, Over, RequestEvent
+from mlxk2.server.protocol import (
+    Command,
+    Counted,
+    Embedded,
+    EngineSpec,
+    Failed,
+    Over,
+    Piece,
+    RequestEvent,
+    ToolLost,
+    ToolPiece,
+)
 
 LAST = (Over, Failed, Embedded, Counted)
 
+# What may wait for a reader: a long answer whole, and not an endless one.
+_MOST_EVENTS = 8192
+_MOST_BYTES = 8 * 2**20
+# What one token with its log probability takes, more or less.
+_TOKEN_BYTES = 100
+
 
 class Ticket:
-    """One request. `spec` is the model whose turn it waits for, None for a turn without any; without `command` that is all."""
+    """One request. `spec` is the model whose turn it waits for; without `command` that is all.
 
-    def __init__(self, id: str, spec: EngineSpec | None, command: Command | None = None) -> None:
-        self.id, self.spec, self.command = id, spec, command
+    `spec` None: it waits until `leaving` is not loaded any more.
+    """
+
+    def __init__(
+        self, id: str, spec: EngineSpec | None, command: Command | None = None, leaving: EngineSpec | None = None
+    ) -> None:
+        self.id, self.spec, self.command, self.leaving = id, spec, command, leaving
+        self._bytes = 0
         self._box: asyncio.Queue[Union[RequestEvent, MlxkError, None]] = asyncio.Queue()
         self._is_over = False
         self._loop = asyncio.get_running_loop()
@@ -31,11 +54,22 @@ class Ticket:
         if end_s is not None:
             self._end = self._loop.call_later(end_s, self.fail, too_long)
 
-    def put(self, event: RequestEvent) -> None:
-        """Hand an event to whoever waits for it."""
+    def put(self, event: RequestEvent) -> bool:
+        """Hand an event to whoever waits for it; False, and the request has failed, where too much waits already."""
         if self._turn is not None:
             self._turn.cancel()
+        is_last = isinstance(event, LAST)
+        if not is_last and (self._box.qsize() >= _MOST_EVENTS or self._bytes > _MOST_BYTES):
+            self._empty()
+            self.fail(ReaderTooSlow("the answer was not read as fast as it came"))
+            return False
+        self._bytes += _size_of(event)
         self._box.put_nowait(event)
+        return True
+
+    def _empty(self) -> None:
+        while not self._box.empty():
+            self._box.get_nowait()
 
     def fail(self, error: MlxkError) -> None:
         """End with an error; the same one may end others, so each gets its own."""
@@ -50,6 +84,7 @@ class Ticket:
         if self._is_over:
             return None
         item = await self._box.get()
+        self._bytes -= _size_of(item)
         if isinstance(item, MlxkError):
             raise item
         if isinstance(item, Failed):
@@ -62,3 +97,12 @@ class Ticket:
         for timer in (self._turn, self._end):
             if timer is not None:
                 timer.cancel()
+
+
+def _size_of(event: object) -> int:
+    """Return about how much memory an event takes."""
+    if isinstance(event, Piece):
+        return len(event.text) + _TOKEN_BYTES * sum(1 + len(token.top) for token in event.logprobs)
+    if isinstance(event, ToolPiece):
+        return len(event.arguments)
+    return len(event.text) if isinstance(event, ToolLost) else 0
