@@ -71,7 +71,7 @@ def server(models: Models) -> Iterator[RealServer]:
 @pytest.fixture
 def gpt(server: RealServer) -> Iterator[Any]:
     openai = pytest.importorskip("openai")
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -205,7 +205,7 @@ def test_openai_that_waits_no_longer_frees_the_engine(
 @pytest.fixture
 def claude(server: RealServer) -> Iterator[Any]:
     anthropic = pytest.importorskip("anthropic")
-    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60) as client:
         yield client
 
 
