@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import select
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.fake_host import FakeHost, RunningServer, Script, http_client, serving, wait_until
 
+from mlxk2.server.host_types import HostSnapshot
 from mlxk2.server.settings import ServerSettings
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
@@ -84,7 +88,7 @@ def test_other_names_can_be_allowed() -> None:
         assert HTTP.get(running.url + "/v1/models", headers={"host": "my.box:80"}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://["])
 @pytest.mark.parametrize("path", [CHAT, "/v1/models/org/tiny/unload"])
 def test_pages_of_other_sites_cannot_ask(server: RunningServer, path: str, origin: str) -> None:
     response = HTTP.post(server.url + path, json=BODY, headers={"origin": origin})
@@ -141,6 +145,61 @@ def test_a_body_in_chunks_is_measured(server: RunningServer) -> None:
     assert response.json()["error"]["code"] == "request_too_large"
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"metadata":{"a":1e999}}', "1e999"),
+        ('{"metadata":{"a":[-1e999]}}', "-1e999"),
+        ('{"seed":1,"seed":2}', "'seed'"),
+        ('{"metadata":{"a":{"b":1,"b":1}}}', "'b'"),
+    ],
+)
+def test_what_readers_of_json_do_not_understand_alike_is_refused(
+    server: RunningServer, path: str, text: str, words: str
+) -> None:
+    response = HTTP.post(server.url + path, content=text, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
+
+
+def test_no_body_is_read_that_could_not_be_answered() -> None:
+    class Busy(FakeHost):
+        def snapshot(self) -> HostSnapshot:
+            return replace(super().snapshot(), running=3, waiting=2, max_concurrency=3, max_queue=2)
+
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
+    with serving(Busy()) as running:
+        answer = talk(running, head.encode())
+        assert b" 429 " in answer.split(b"\r\n")[0]
+        assert b"retry-after: 1\r\n" in answer
+        assert HTTP.get(running.url + "/health").status_code == 200
+
+
+def test_bodies_that_are_read_have_a_bound_together() -> None:
+    size = 10_000
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    )
+    body = json.dumps(BODY).encode().ljust(size)
+    with serving(FakeHost(), ServerSettings(max_body_bytes=size)) as running, ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=10)) for _ in range(12)
+        ]
+        for client in clients:
+            client.sendall(head.encode() + body[:-1])
+        refused: list[socket.socket] = []
+        while len(refused) < 4:
+            refused, _, _ = select.select(clients, [], [], 10)
+        assert all(b" 429 " in client.recv(4096).split(b"\r\n")[0] for client in refused)
+        others = [client for client in clients if client not in refused]
+        for client in others:
+            client.sendall(body[-1:])
+        assert [client.recv(12)[-3:] for client in others] == [b"200"] * 8
+        # What has been read is given back.
+        assert HTTP.post(running.url + CHAT, json=BODY).status_code == 200
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(server: RunningServer) -> None:
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
     assert b" 408 " in talk(server, head.encode()).split(b"\r\n")[0]
@@ -181,6 +240,29 @@ def test_each_request_is_one_line_with_its_tokens(locked: RunningServer, caplog:
     told = " ".join(str(vars(record)) for record in caplog.records if record.name != "uvicorn.access")
     assert KEY not in told
     assert "private" not in told
+
+
+@pytest.mark.parametrize("length", [3000, 1_000_000])
+def test_a_name_without_end_is_not_logged(caplog: pytest.LogCaptureFixture, length: int) -> None:
+    caplog.set_level(logging.INFO, logger="mlxk2.access")
+    with serving(FakeHost()) as running:
+        told = HTTP.post(running.url + CHAT, json={**BODY, "model": "x" * length})
+        wait_until(lambda: len(access_lines(caplog)) == 1)
+    assert told.status_code == (404 if length < 4096 else 400)
+    assert length < 4096 or len(told.text) < 500
+    assert len(str(access_lines(caplog))) < 1000
+
+
+@pytest.mark.parametrize(
+    ("host", "bound", "is_ours"),
+    [
+        ("127.0.0.1", None, True), ("127.1.2.3", None, True), ("::1", None, True), ("localhost", None, True),
+        ("localhost", "127.0.0.1", True), ("my.box", "127.0.1.1", True), ("127.evil.example", None, False),
+        ("127.evil.example", "192.0.2.1", False), ("localhost", "192.0.2.1", False), ("0.0.0.0", None, False),
+    ],
+)  # fmt: skip
+def test_loopback_is_an_address_and_not_how_a_name_begins(host: str, bound: str | None, is_ours: bool) -> None:
+    assert ServerSettings(host=host, bound=bound).is_loopback is is_ours
 
 
 def test_who_is_refused_or_leaves_is_logged_too(locked: RunningServer, caplog: pytest.LogCaptureFixture) -> None:

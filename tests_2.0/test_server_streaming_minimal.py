@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import socket
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -146,6 +150,58 @@ def test_a_client_that_goes_away_frees_its_place(server: RunningServer, path: st
             assert client.recv(20)
     wait_until(lambda: server.host.running == 0)
     assert server.host.cancelled == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", BODIES)
+def test_a_client_that_goes_away_before_the_first_word_frees_its_place(path: str, stream: bool) -> None:
+    with serving(FakeHost(Script(pause_before_start_s=30))) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(asking(path, stream=stream))
+            wait_until(lambda: server.host.running == 1)
+        wait_until(lambda: server.host.running == 0)
+        assert server.host.cancelled == 1
+
+
+def asking(path: str, **body: Any) -> bytes:
+    data = json.dumps({**BODIES[path], **body}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+def connections() -> int:
+    """How many connected sockets this process has, a server's in it too."""
+    found = 0
+    for name in os.listdir("/dev/fd"):
+        # The listing itself was open while it was made.
+        with suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                with socket.socket(fileno=os.dup(int(name))) as one:
+                    one.getpeername()
+                    found += one.family in (socket.AF_INET, socket.AF_INET6)
+    return found
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["while it is told", "while nothing comes"])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_a_client_that_does_not_read_is_cut_off_at_the_end_of_its_time(
+    path: str, is_silent: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    script = Script(words=("x" * 1_000_000,) * (10 if is_silent else 100), hold=is_silent)
+    with serving(FakeHost(script), ServerSettings(request_timeout_s=0.5, keepalive_s=0.05)) as server:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", server.port))
+            client.sendall(asking(path, stream=True))
+            wait_until(lambda: server.host.running == 1)
+            # The server's end of the connection and ours.
+            assert connections() == 2
+            wait_until(lambda: connections() == 1)
+        assert (server.host.running, server.host.cancelled) == (0, 1)
+        lines = [vars(line)["fields"] for line in caplog.records if line.name == "mlxk2.access"]
+        assert [line["error"] for line in lines] == ["client_not_reading"]
+        assert [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING] == []
 
 
 def test_all_choices_of_a_client_that_goes_away_end(server: RunningServer) -> None:

@@ -156,16 +156,26 @@ def prepare(
     """
     check_packages(python, mlx_lm or installed_version("mlx-lm"))
     web = options.web
-    if not web.is_loopback and not web.api_keys and not options.insecure:
-        raise errors.UsageError(
-            f"--host {web.host} lets other machines in, and there is no key to keep them out",
-            hint="--api-key-file FILE or MLXK2_API_KEY demands a key; --insecure lets everybody in",
-        )
+    _check_keys(web, options.insecure)
     catalog = Catalog(options, settings)
     model = None if options.model is None else catalog.resolve(options.model).ref.name
     from mlxk2.server.serving import listen
 
-    return ServePlan(options, catalog, listen(web.host, web.port), model)
+    listening = listen(web.host, web.port)
+    try:
+        _check_keys(replace(web, bound=listening.getsockname()[0]), options.insecure)
+    except errors.UsageError:
+        listening.close()
+        raise
+    return ServePlan(options, catalog, listening, model)
+
+
+def _check_keys(web: ServerSettings, is_insecure: bool) -> None:
+    if not web.is_loopback and not web.api_keys and not is_insecure:
+        raise errors.UsageError(
+            f"--host {web.host} lets other machines in, and there is no key to keep them out",
+            hint="--api-key-file FILE or MLXK2_API_KEY demands a key; --insecure lets everybody in",
+        )
 
 
 def check_packages(python: tuple[int, ...], mlx_lm: str | None) -> None:

@@ -21,6 +21,7 @@ from mlxk2.text import one_line
 LOGGER = logging.getLogger("mlxk2.access")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LONGEST_PATH = 200
+_LONGEST_NAME = 200
 
 
 class AccessLog:
@@ -72,7 +73,7 @@ def _write(scope: Scope, record: RequestRecord, status: int, duration: float) ->
     }
     if record.model is not None or record.prompt_tokens:
         fields |= {
-            "model": record.model,
+            "model": None if record.model is None else one_line(record.model[:_LONGEST_NAME]),
             "stream": record.stream,
             "prompt_tokens": record.prompt_tokens,
             "cached_tokens": record.cached_tokens,

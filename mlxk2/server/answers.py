@@ -12,7 +12,7 @@ from mlxk2.errors import MlxkError
 from mlxk2.server.errors import anthropic_error, openai_error, retry_headers, status_of
 
 # After these the body of the request was not read to its end.
-_UNREAD = (401, 403, 408, 413, 415)
+_UNREAD = (401, 403, 408, 413, 415, 429)
 
 
 class JsonResponse(Response):

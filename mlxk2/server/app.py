@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlxk2 import __version__
 from mlxk2.errors import InternalError, MlxkError
 from mlxk2.server.access_log import AccessLog
+from mlxk2.server.bodies import Bodies
 from mlxk2.server.errors import MethodNotAllowed, NoSuchRoute
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.metrics import Metrics
@@ -46,7 +47,9 @@ def create_app(host: HostLike, settings: ServerSettings, list_models: Catalog = 
         exception_handlers={MlxkError: _told, HTTPException: _http_error, Exception: _bug},
         redirect_slashes=False,
     )
-    app.state.serving = Serving(host, settings, Models(list_models, host, settings), metrics)
+    app.state.serving = Serving(
+        host, settings, Models(list_models, host, settings), metrics, Bodies(host, settings.max_body_bytes)
+    )
     for router in (openai, responses, anthropic, state):
         app.include_router(router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, NoReturn, TypeVar
+import math
+from typing import Any, Callable, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -20,8 +21,10 @@ _DEEPEST = 64
 _LARGE_BYTES = 256 * 1024
 
 
-async def read_body(request: Request, schema: type[Schema], settings: ServerSettings) -> Schema:
-    """Return the request's body as a value of `schema`.
+async def read_body(
+    request: Request, schema: type[Schema], settings: ServerSettings, take: Callable[[int], None]
+) -> Schema:
+    """Return the request's body as a value of `schema`; `take` is told the size of each part, and may raise.
 
     Raises: NotJson, BodyTooLarge, BodyTooSlow, BadRequest naming the field, ClientGone.
     """
@@ -29,7 +32,7 @@ async def read_body(request: Request, schema: type[Schema], settings: ServerSett
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise NotJson(f"the content type must be application/json, not {kind[:60] or 'missing'}")
     try:
-        raw = await asyncio.wait_for(_read(request, settings.max_body_bytes), settings.body_timeout_s)
+        raw = await asyncio.wait_for(_read(request, settings.max_body_bytes, take), settings.body_timeout_s)
     except asyncio.TimeoutError as error:
         raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout_s:g} s") from error
     except ClientDisconnect as error:
@@ -39,7 +42,7 @@ async def read_body(request: Request, schema: type[Schema], settings: ServerSett
     return _understood(raw, schema)
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int, take: Callable[[int], None]) -> bytes:
     said = request.headers.get("content-length", "")
     if said.isascii() and said.isdigit() and (len(said) > 18 or int(said) > limit):
         raise _too_large(limit)
@@ -48,6 +51,7 @@ async def _read(request: Request, limit: int) -> bytes:
         size += len(part)
         if size > limit:
             raise _too_large(limit)
+        take(len(part))
         parts.append(part)
     return b"".join(parts)
 
@@ -74,7 +78,7 @@ def parse_json(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not valid UTF-8, at byte {error.start}") from None
     try:
-        data = json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_twins)
         _check_depth(data)
         if "\\" in text:
             # Escapes can write half of a character that needs two.
@@ -90,6 +94,23 @@ def parse_json(raw: bytes) -> Any:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return value
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Which of two values counts is up to the reader; so none does."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in made if names.count(name) > 1)
+        raise BadRequest(f"the body has an object with two values for {twin[:80]!r}")
+    return made
 
 
 def _check_depth(data: Any) -> None:

@@ -59,7 +59,7 @@ class Gate:
         origin = headers.get("origin")
         if origin is None or "*" in self._origins or origin.lower() in self._origins:
             return
-        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        if _netloc(origin) != headers.get("host", "").lower():
             raise Forbidden("pages of other sites may not use this server", hint="start it with --cors-origin ORIGIN")
 
     def _check_key(self, headers: Headers) -> None:
@@ -70,6 +70,13 @@ class Gate:
             raise Unauthorized(
                 "the API key is missing or wrong", hint="send Authorization: Bearer KEY, or x-api-key: KEY"
             )
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def host_name(header: str) -> str:

@@ -68,8 +68,8 @@ def serve(service: Service, listening: socket.socket, on_listening: Callable[[],
 
 async def _serve(service: Service, listening: socket.socket, on_listening: Callable[[], None]) -> int:
     host = ModelHost(service.resolve, service.host, start_engine=service.start_engine)
-    port = listening.getsockname()[1]
-    app = create_app(host, replace(service.web, port=port), service.catalog)
+    bound, port = listening.getsockname()[:2]
+    app = create_app(host, replace(service.web, port=port, bound=bound), service.catalog)
     options = {**uvicorn_options(service.web), "timeout_graceful_shutdown": _CONNECTIONS_S, "ws": "none"}
     server = _Server(uvicorn.Config(app, **options), on_listening)
     await host.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from mlxk2.runner.request import Sampling
 
@@ -13,6 +14,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 class ServerSettings:
     """Where to listen, whom to answer, and how much.
 
+    `bound`: the address that `host` turned out to be, once the server listens.
     `api_keys` empty: everybody is answered. `cors_origins`: pages of which sites may ask, "*" for all.
     `allowed_hosts`: names that the Host header may have besides those of this machine; on other addresses than loopback
     it is looked at only where some are given. `models`: what is listed; empty: every model. `sampling` is what a request
@@ -23,6 +25,7 @@ class ServerSettings:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    bound: str | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
@@ -40,4 +43,9 @@ class ServerSettings:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        return self.host in LOOPBACK_NAMES or self.host.startswith("127.")
+        address = self.bound or self.host
+        try:
+            return ip_address(address.partition("%")[0]).is_loopback
+        except ValueError:
+            # A name can lead anywhere; this one is the system's own.
+            return address == "localhost"

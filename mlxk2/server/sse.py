@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,6 +21,8 @@ COMMENT = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 _LAST_WORDS_S = 1.0
+# What the log says of a client that did not read its answer until the time was over.
+NOT_READ = "client_not_reading"
 _HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
 
@@ -53,28 +55,37 @@ async def streamed(
         await end(first)
         await close(events)
         raise
-    return EventStream(exchange, write(_resumed(first, events)), fail, idle)
+    return EventStream(exchange, Source(first, events), write, fail, idle)
 
 
-async def _resumed(first: asyncio.Future[Numbered], events: AsyncIterator[Numbered]) -> AsyncIterator[Numbered]:
-    try:
-        yield await first
-        async for event in events:
+class Source(NamedTuple):
+    """Events, the first of which is waited for already."""
+
+    first: asyncio.Future[Numbered]
+    events: AsyncIterator[Numbered]
+
+    async def all(self) -> AsyncIterator[Numbered]:
+        """Yield all events."""
+        yield await self.first
+        async for event in self.events:
             yield event
-    finally:
-        await end(first)
-        await close(events)
+
+    async def close(self) -> None:
+        """Give up what has not come."""
+        await end(self.first)
+        await close(self.events)
 
 
 class EventStream(Response):
-    """An answer of events. An error after the start is an event too, made by `fail`."""
+    """An answer of events. An error after the start is an event too, made by `fail`. It closes its source."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, exchange: Exchange, frames: AsyncIterator[bytes], fail: Failure, idle: bytes) -> None:
+    def __init__(self, exchange: Exchange, source: Source, write: Writer, fail: Failure, idle: bytes) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
-        self._exchange, self._frames, self._fail, self._idle = exchange, frames, fail, idle
+        self._exchange, self._source, self._fail, self._idle = exchange, source, fail, idle
+        self._frames = write(source.all())
         self._is_sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,31 +98,60 @@ class EventStream(Response):
             if self._exchange.gone.done() and not sender.done():
                 self._exchange.record.error = "client_gone"
                 return
-            await self._finish(sender, send)
+            if not await self._finish(sender, send):
+                self._exchange.record.error = NOT_READ
+                await self._cut(receive)
         finally:
             if sender is not None:
                 await end(sender)
+            # What has not begun to run does not close what it was given.
             await close(self._frames)
+            await self._source.close()
             self._exchange.close()
 
-    async def _finish(self, sender: asyncio.Future[None], send: Send) -> None:
+    async def _finish(self, sender: asyncio.Future[None], send: Send) -> bool:
+        """Say the last words; False where nobody reads them."""
         problem: BaseException | None = self._exchange.timed_out()
         if sender.done():
             problem = sender.exception()
         await end(sender)
         last = b"" if problem is None else b"".join(self._told(problem))
-        # A client that reads nothing is not waited for.
-        await asyncio.wait_for(send({"type": "http.response.body", "body": last, "more_body": False}), _LAST_WORDS_S)
+        try:
+            await asyncio.wait_for(
+                send({"type": "http.response.body", "body": last, "more_body": False}), _LAST_WORDS_S
+            )
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    async def _cut(self, receive: Receive) -> None:
+        """End the connection: to close it politely would be to wait until all is read."""
+        transport = getattr(getattr(receive, "__self__", None), "transport", None)
+        if transport is not None:
+            transport.abort()
+            await asyncio.wait({self._exchange.gone}, timeout=_LAST_WORDS_S)
 
     async def _keep_alive(self, sender: asyncio.Future[None], send: Send) -> None:
         gone, patience = self._exchange.gone, self._exchange.settings.keepalive_s
         sent = -1
         while not sender.done() and not gone.done() and self._exchange.seconds_left > 0:
             if sent == self._sent and not self._is_sending:
-                await self._send(send, self._idle)
+                await self._send_idle(send)
             sent = self._sent
             timeout = min(patience, self._exchange.seconds_left)
             await asyncio.wait({sender, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _send_idle(self, send: Send) -> None:
+        """Break the silence; who reads nothing must not hold up the end."""
+        sending = asyncio.ensure_future(self._send(send, self._idle))
+        try:
+            await asyncio.wait(
+                {sending, self._exchange.gone},
+                timeout=self._exchange.seconds_left,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            await end(sending)
 
     async def _send_frames(self, send: Send) -> None:
         async for data in self._frames:

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from mlxk2.errors import MlxkError
 from mlxk2.runner.request import GenerationRequest
 from mlxk2.server.answers import JsonResponse, error_response
+from mlxk2.server.bodies import Bodies
 from mlxk2.server.body import Schema, read_body
-from mlxk2.server.errors import code_of
+from mlxk2.server.errors import BadRequest, code_of
 from mlxk2.server.exchange import Collected, Exchange, Numbered, collect
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.metrics import Metrics
@@ -24,6 +25,8 @@ from mlxk2.server.record import record_of
 from mlxk2.server.settings import ServerSettings
 from mlxk2.server.sse import COMMENT, Failure, streamed
 from mlxk2.server.writing.common import openai_failure
+
+_LONGEST_NAME = 4096
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Serving:
     settings: ServerSettings
     models: Models
     metrics: Metrics
+    bodies: Bodies
 
 
 class Writer(Protocol):
@@ -56,12 +60,16 @@ def serving_of(request: Request) -> Serving:
 
 
 async def body_of(request: Request, schema: type[Schema]) -> Schema:
-    """Return the request's body. Raises: BadRequest and its like."""
-    return await read_body(request, schema, serving_of(request).settings)
+    """Return the request's body. Raises: BadRequest and its like, QueueFull."""
+    serving = serving_of(request)
+    with serving.bodies.place() as take:
+        return await read_body(request, schema, serving.settings, take)
 
 
 def model_name(request: Request, asked: str | None) -> str:
-    """Return what to call the model in the answer, and note it."""
+    """Return what to call the model in the answer, and note it. Raises: BadRequest."""
+    if asked is not None and len(asked) > _LONGEST_NAME:
+        raise BadRequest(f"model: a name has at most {_LONGEST_NAME} characters", param="model")
     name = asked or serving_of(request).host.snapshot().model or ""
     record_of(request.scope).model = name
     return name

@@ -17,6 +17,10 @@ from mlxk2.server.sse import frame
 from . import common
 from .blocks import CALL, TEXT, Block, BlockEvent, Closed, Grown, Opened, blocks_of, in_blocks
 
+# What a client said is not repeated to it when the answer has failed, maybe for that very reason.
+_NOT_REPEATED: dict[str, Any] = {
+    "instructions": None, "metadata": {}, "text": {"format": {"type": "text"}}, "tools": [], "tool_choice": "auto", "user": None,
+}  # fmt: skip
 _PREFIXES = {TEXT: "msg_", CALL: "fc_"}
 _DELTAS = {TEXT: "response.output_text", CALL: "response.function_call_arguments"}
 
@@ -57,7 +61,7 @@ class ResponseWriter:
     def failure(self, error: MlxkError) -> tuple[bytes, ...]:
         """Return what a stream says of an error."""
         told = openai_error(error)["error"]
-        failed = self._object(None, [])
+        failed = {**self._object(None, []), **_NOT_REPEATED}
         failed |= {"status": "failed", "error": {"code": told["code"] or "server_error", "message": told["message"]}}
         said = {"code": told["code"], "message": told["message"], "param": told["param"]}
         return (self._frame("error", said), self._frame("response.failed", {"response": failed}))

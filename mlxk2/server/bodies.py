@@ -1,0 +1,46 @@
+"""How much may be read of requests that do not stand in line yet: as many as may wait, and not without end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable
+
+from mlxk2.errors import QueueFull
+from mlxk2.server.host_types import HostLike
+
+# Largest bodies that may be in memory side by side.
+_SIDE_BY_SIDE = 8
+
+
+class Bodies:
+    """The bodies that are being read. `largest_bytes` is what one may have."""
+
+    def __init__(self, host: HostLike, largest_bytes: int) -> None:
+        self._host, self._most_bytes = host, _SIDE_BY_SIDE * largest_bytes
+        self._count = self._bytes = 0
+
+    @contextmanager
+    def place(self) -> Iterator[Callable[[int], None]]:
+        """Have a place to read a body in: what is called with the size of each part of it.
+
+        Raises: QueueFull, at once or with a part, where the body could not be answered or not be kept.
+        """
+        told = self._host.snapshot()
+        if told.running + told.waiting + self._count >= told.max_concurrency + told.max_queue:
+            raise QueueFull("the server has as many requests as it takes", hint="try again later", retry_after_s=1)
+        own = 0
+
+        def take(size: int) -> None:
+            nonlocal own
+            if self._bytes + size > self._most_bytes:
+                raise QueueFull("the server reads too many large requests", hint="try again later", retry_after_s=1)
+            own += size
+            self._bytes += size
+
+        self._count += 1
+        try:
+            yield take
+        finally:
+            self._count -= 1
+            self._bytes -= own
