@@ -260,6 +260,15 @@ class TestMemory:
             begun = [event.id for event in engine.events if type(event).__name__ in ("Begun", "Over")]
             assert kinds and begun == ["one", "one", "two", "two"]
 
+    def test_what_is_kept_leaves_room_for_the_rows(self, model: Path, shared: RunningEngine) -> None:
+        room = 1200
+        with RunningEngine(model, memory_limit_bytes=self.spec(shared, room)) as engine:
+            for place in range(6):
+                engine.ask(f"r{place}", asking(f"{place} " * 40, max_tokens=100))
+            engine.ends(f"r{place}" for place in range(6))
+            status = engine.status(lambda status: status.running == 0)
+            assert 0 < status.prefix_bytes <= room * self.POSITION
+
     def test_a_model_that_does_not_fit_is_not_loaded(self, model: Path) -> None:
         with RunningEngine(model, memory_limit_bytes=1000) as engine:
             assert isinstance(engine.first, LoadFailed)
@@ -345,6 +354,13 @@ class TestEmbeddings:
                 engine.send(Embed(f"e{place}", (text,)))
                 (alone,) = engine.end(f"e{place}").vectors
                 assert alone == pytest.approx(together.vectors[place], abs=1e-4)
+
+    def test_its_steps_are_told(self, tmp_path: Path) -> None:
+        """Who watches would take an engine for dead that works for long and tells of no step."""
+        with RunningEngine(random_model(tmp_path / "Tiny-Embedding", "qwen3")) as engine:
+            engine.send(Embed("many", ("the cat sat on the mat " * 4,) * 64))
+            engine.end("many")
+            assert engine.status(lambda status: status.waiting == 0).steps >= 4
 
     def test_other_pooling_is_refused(self, tmp_path: Path) -> None:
         folder = random_model(tmp_path / "Tiny-Embedding", "qwen3")

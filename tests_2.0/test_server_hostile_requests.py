@@ -241,6 +241,37 @@ def test_a_schema_that_nothing_fits_is_no_crash(survivor: RealServer, schema: An
     assert refusal(survivor.chat(max_tokens=5, response_format=wanted))["param"] == "response_format"
 
 
+def endless(links: int) -> dict[str, Any]:
+    """A chain of references that overflowed the stack of whoever compiled it."""
+    steps = {f"d{i}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(links)}
+    return {"$defs": {**steps, f"d{links}": {"type": "string"}}, "$ref": "#/$defs/d0"}
+
+
+@pytest.mark.parametrize("links", [999, 1500, 3000])
+def test_a_chain_of_references_ends_nobody(survivor: RealServer, links: int) -> None:
+    pytest.importorskip("llguidance")
+    schema = endless(links)
+    status = 200 if links < 1000 else 400
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert survivor.chat(max_tokens=2, response_format=wanted).status_code == status
+    parameters = {"type": "object", "properties": {"x": {"$ref": "#/$defs/d0"}}, "$defs": schema["$defs"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    # Its template knows no tools, which is found only after their parameters were compiled.
+    error = refusal(survivor.chat(max_tokens=2, tools=[tool], tool_choice="required"))
+    assert (error["param"], "template" in error["message"]) == ("tools", status == 200)
+    assert survivor.server.process.poll() is None
+
+
+def test_a_bad_schema_is_a_400_before_a_stream_begins(survivor: RealServer) -> None:
+    pytest.importorskip("llguidance")
+    schema = {"type": "string", "pattern": "(a*)*(b"}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert refusal(survivor.chat(stream=True, response_format=wanted))["param"] == "response_format"
+    form = {"type": "json_schema", "name": "x", "schema": schema}
+    error = refusal(survivor.post("/v1/responses", input="hi", text={"format": form}))
+    assert (error["param"], error["message"].split()[0]) == ("text.format", "text.format")
+
+
 def test_a_recursive_schema_is_answered(survivor: RealServer) -> None:
     pytest.importorskip("llguidance")
     schema = {"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", "maxItems": 2, "items": {"$ref": "#/$defs/t"}}}}
@@ -261,6 +292,12 @@ def test_strange_text_is_text(survivor: RealServer, text: str) -> None:
 def test_a_huge_prompt_is_refused_for_its_length(survivor: RealServer) -> None:
     answer = survivor.chat(messages=[{"role": "user", "content": "the " * 100_000}])
     assert refusal(answer)["code"] == "context_length_exceeded"
+
+
+def test_a_prompt_of_megabytes_is_refused_at_once(survivor: RealServer) -> None:
+    answer = survivor.complete(prompt="the cat sat on the mat. " * 300_000)
+    error = refusal(answer)
+    assert (error["code"], "at least" in error["message"]) == ("context_length_exceeded", True)
 
 
 @pytest.mark.parametrize(

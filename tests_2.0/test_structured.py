@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import jsonschema
 import pytest
@@ -510,3 +511,86 @@ def test_the_real_model_fills_in_a_form(isolated_cache):
     assert answer.code == 0, answer.error
     jsonschema.validate(answer.data["parsed"], schema)
     assert "Paris" in answer.data["parsed"]["city"] or answer.data["parsed"]["country"] == "France"
+
+
+# --- schemas that would take the compiler down ------------------------------------------------------------------------
+
+
+def chained(links):
+    steps = {f"d{i}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(links)}
+    return {"$defs": {**steps, f"d{links}": {"type": "string"}}, "$ref": "#/$defs/d0"}
+
+
+def patterned(count, refers=False):
+    schemas = [{"type": "string", "pattern": f"a{i}.*b"} for i in range(count)]
+    if not refers:
+        return {"allOf": schemas}
+    defined = {f"d{i}": schema for i, schema in enumerate(schemas)}
+    return {"x": defined, "allOf": [{"$ref": f"#/x/d{i}"} for i in range(count)]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (chained(1500), r"more than 1000 entries of \$ref"),
+        (chained(20_000 // 3), "more than 10000 objects"),
+        ({"properties": {f"p{i}": {} for i in range(2001)}}, "more than 2000 entries of properties"),
+        ({"patternProperties": {f"^x{i}_": {} for i in range(300)}}, "more than 64 entries of patternProperties"),
+        (patterned(39), "more than 12 patterns must hold at once"),
+        (patterned(39, refers=True), "more than 12 patterns must hold at once"),
+        ({"$ref": "#a", **patterned(13)}, "need references that begin with #/"),
+    ],
+    ids=lambda v: str(v)[:30],
+)
+def test_a_schema_that_is_too_much_is_refused_before_it_is_compiled(schema, words):
+    with pytest.raises(errors.UsageError, match=words):
+        Constraint.json_schema(json.dumps(schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        chained(900),
+        {"anyOf": [{"properties": {"id": {"type": "string", "pattern": f"^a{i}$"}}} for i in range(50)]},
+        {"allOf": [{"properties": {f"{n}{i}": {"type": "string", "pattern": "^a$"} for i in range(20)}} for n in "pq"]},
+        {"type": "object", "properties": {"pattern": {}, "$ref": {}, "allOf": {}, "properties": {}, "items": {}}},
+    ],
+    ids=lambda v: str(v)[:30],
+)
+def test_large_schemas_and_those_with_odd_names_are_compiled(schema):
+    pytest.importorskip("llguidance")
+    Constraint.json_schema(json.dumps(schema)).check()
+
+
+def test_the_deepest_schema_that_is_let_through_does_not_overflow_the_stack():
+    """In a process of its own, which would be gone."""
+    pytest.importorskip("llguidance")
+    step = {"type": "array", "items": {"type": "array", "items": {"type": "array", "items": {}}}}
+    schema = {"$defs": {f"d{i}": json.loads(json.dumps(step)) for i in range(999)}, "$ref": "#/$defs/d0"}
+    for i in range(998):
+        schema["$defs"][f"d{i}"]["items"]["items"]["items"] = {"$ref": f"#/$defs/d{i + 1}"}
+    code = "import sys; from mlxk2.runner.constraint import Constraint as C; C.json_schema(sys.stdin.read()).check()"
+    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(schema), text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_schema_is_compiled_once():
+    pytest.importorskip("llguidance")
+    options = [{"properties": {f"a{i}": {"type": "integer"}}, "additionalProperties": False} for i in range(2000)]
+    constraint = Constraint.json_schema(json.dumps({"anyOf": options}))
+    start = time.perf_counter()
+    constraint.check()
+    compiled = time.perf_counter() - start
+    for number in range(5):
+        constraint.check()
+        assert constraint.value(f'{{"a5":{number}}}') == {"a5": number}
+    assert time.perf_counter() - start < 2 * compiled
+
+
+def test_the_form_of_a_schema_is_checked_without_the_compiler():
+    code = (
+        "import sys; from mlxk2.server.reading.common import constraint_of as c;"
+        "c('json_schema', {'type': 'object'}, 'response_format'); print('llguidance' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert (done.stdout.strip(), done.returncode) == ("False", 0), done.stderr

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from mlxk2 import errors
 
 from . import json_answer
+from .schema_limits import too_much
 
 JSON_SCHEMA, REGEX, CHOICES = "json_schema", "regex", "choices"
 
@@ -19,6 +22,9 @@ _FLAGS = {JSON_SCHEMA: "--json-schema", REGEX: "--regex", CHOICES: "--choices"}
 
 # No schema that people write is larger; it is read into memory several times.
 _MAX_SOURCE_BYTES = 2**20
+
+# It goes as deep as a schema's references: five kilobytes a schema, of which there are thousands at most.
+_STACK_BYTES = 256 * 2**20
 
 # Each state of the lexer takes one or two kilobytes; the library's own limit would be half a gigabyte.
 _MAX_LEXER_STATES = 50_000
@@ -37,10 +43,14 @@ _ESCAPES = 'nrtbf"\\'
 
 @dataclass(frozen=True)
 class Constraint:
-    """What an answer must be. `source` is a JSON Schema, a regular expression, or a JSON array of choices."""
+    """What an answer must be. `source` is a JSON Schema, a regular expression, or a JSON array of choices.
+
+    `field` is what a request calls it, where it did not come from the command line.
+    """
 
     kind: str
     source: str
+    field: str | None = field(default=None, compare=False)
 
     @classmethod
     def json_schema(cls, text: str) -> Constraint:
@@ -65,14 +75,18 @@ class Constraint:
     @property
     def flag(self) -> str:
         """How the user asked for it."""
-        return _FLAGS[self.kind]
+        return self.field or _FLAGS[self.kind]
+
+    def called(self, name: str) -> Constraint:
+        """Return the same, under the name that a request has for it."""
+        return replace(self, field=name)
 
     def check(self) -> None:
         """Do nothing if an answer can be held to this.
 
         Raises: UsageError with llguidance's words, DependencyMissing.
         """
-        matcher = self.matcher(_byte_tokenizer())
+        matcher = _byte_matcher(self).deep_copy()
         matcher.compute_bitmask()
         if matcher.is_stopped() and not matcher.is_accepting():
             raise self._unusable("no answer can ever fulfil it" if leads_nowhere(matcher) else matcher.get_error())
@@ -85,7 +99,8 @@ class Constraint:
         llguidance = library()
         limits = llguidance.LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
         try:
-            matcher = llguidance.LLMatcher(tokenizer, self._grammar(), log_level=0, limits=limits)
+            grammar = self._grammar()
+            matcher = _on_deep_stack(lambda: llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits))
         except ValueError as error:
             raise self._unusable(str(error)) from error
         if matcher.is_error():
@@ -107,7 +122,7 @@ class Constraint:
         return value
 
     def _accepts(self, text: str) -> bool:
-        matcher, data = self.matcher(_byte_tokenizer()), list(text.encode("utf-8"))
+        matcher, data = _byte_matcher(self).deep_copy(), list(text.encode("utf-8"))
         return bool(matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting())
 
     def _grammar(self) -> Any:
@@ -138,7 +153,8 @@ class Constraint:
         if "coerce_one_of" in reason:
             reason = "oneOf with options that may both hold cannot be enforced: write anyOf"
         hint = "leave out what cannot be enforced: docs/RUN.md lists it" if self.kind == JSON_SCHEMA else None
-        return errors.UsageError(f"{self.flag} cannot be used: {reason}", hint=hint, detail=words[:2000])
+        named = {} if self.field is None else {"param": self.field}
+        return errors.UsageError(f"{self.flag} cannot be used: {reason}", hint=hint, detail=words[:2000], **named)
 
 
 def read_schema(argument: str) -> str:
@@ -208,6 +224,32 @@ def _byte_tokenizer() -> Any:
     return library().LLTokenizer("byte")
 
 
+@lru_cache(maxsize=8)
+def _byte_matcher(constraint: Constraint) -> Any:
+    """A matcher of bytes that has seen nothing: to compile takes long, a copy does not."""
+    return constraint.matcher(_byte_tokenizer())
+
+
+_stack_size_lock = threading.Lock()
+
+
+def _on_deep_stack(make: Callable[[], Any]) -> Any:
+    """Return what `make` makes, in a thread with so large a stack that recursion never reaches its end.
+
+    Raises: what `make` raises, InsufficientMemory.
+    """
+    with ThreadPoolExecutor(1, "schema") as threads:
+        with _stack_size_lock:
+            usual = threading.stack_size(_STACK_BYTES)
+            try:
+                made = threads.submit(make)
+            except RuntimeError as error:
+                raise errors.InsufficientMemory(f"a schema cannot be compiled: {error}") from error
+            finally:
+                threading.stack_size(usual)
+        return made.result()
+
+
 def _is_old_library() -> bool:
     """Whether llguidance is the release for Python 3.9, which knows fewer options."""
     return not hasattr(library(), "get_version")
@@ -231,6 +273,9 @@ def _schema_source(text: str) -> str:
         raise errors.UsageError(f"--json-schema is no JSON Schema: {error}") from error
     if schema is False:
         raise errors.UsageError("--json-schema cannot be used: no answer can ever fulfil it")
+    excess = None if schema is True else too_much(schema)
+    if excess is not None:
+        raise errors.UsageError(f"--json-schema cannot be used: {excess}")
     source = json.dumps({} if schema is True else schema, ensure_ascii=False, separators=(",", ":"))
     return _checked_source(JSON_SCHEMA, source)
 

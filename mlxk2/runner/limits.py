@@ -35,6 +35,17 @@ def token_budget(prompt_tokens: int, context_length: int | None, max_tokens: int
     return room if max_tokens is None else min(max_tokens, room)
 
 
+def check_length(least_tokens: int, context: int | None) -> None:
+    """Do nothing where a text of at least so many tokens may fit. Raises: ContextLengthExceeded."""
+    if context is not None and least_tokens > context:
+        raise errors.ContextLengthExceeded(
+            f"the prompt has at least {least_tokens} tokens, the model's context holds {context}",
+            hint="shorten the prompt, or use a model with a longer context",
+            prompt_tokens=least_tokens,
+            context_length=context,
+        )
+
+
 @dataclass(frozen=True)
 class MemoryDemand:
     """What a generation will need. Units: bytes."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from mlxk2.errors import GenerationFailed
 
 from . import chat_template, fill_in
+from .limits import check_length
 from .model_text import ModelText
 from .reasoning import is_reasoning_vocabulary
 from .request import NONE, GenerationRequest, Message
@@ -41,24 +42,34 @@ class Prompt(NamedTuple):
 
 
 def make_prompt(
-    request: GenerationRequest, text: ModelText, tokenizer: TextTokenizer, renderer: Renderer | None
+    request: GenerationRequest,
+    text: ModelText,
+    tokenizer: TextTokenizer,
+    renderer: Renderer | None,
+    context: int | None = None,
 ) -> Prompt:
     """Return the prompt.
 
     `renderer` None means that the model has no chat template: then the messages are joined by blank lines and read
     like raw text. Rendered text brings its own special tokens; raw text gets those that the tokenizer adds.
+
+    Raises: ContextLengthExceeded where the text is so long that it need not be tokenized to see that it does not fit.
     """
     if request.messages is not None and renderer is not None:
         rendered = _rendered(renderer, request.messages, variables_of(request))
+        check_length(tokenizer.least_tokens(rendered), context)
         return Prompt(rendered, tokenizer.encode(rendered, add_special_tokens=False))
     if request.prompt_ids is not None:
         # What they look like matters to nobody.
         return Prompt("", request.prompt_ids)
     if request.suffix is not None:
         marks = fill_in.find_marks(tokenizer)
+        check_length(tokenizer.least_tokens(request.suffix), context)
+        check_length(tokenizer.least_tokens(request.prompt or ""), context)
         ids = fill_in.arranged(marks, request.prompt or "", request.suffix, tokenizer)
         return Prompt(request.prompt or "", (*_raw_ids("", text, tokenizer)[:1], *ids))
     raw = (request.prompt if request.messages is None else plain_text(request.messages)) or ""
+    check_length(tokenizer.least_tokens(raw), context)
     return Prompt(raw, _raw_ids(raw, text, tokenizer))
 
 

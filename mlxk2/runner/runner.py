@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from mlxk2 import errors
 from mlxk2.events import Event, Progress, Started
-from mlxk2.inspection.context import context_length
+from mlxk2.inspection.context import DEFAULT_CONTEXT_LENGTH, context_length
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.runtime import custom_code
 
@@ -112,7 +112,7 @@ class MLXRunner:
         """
         speech = self._speech.load(request)
         vocab_size = self._vocab_size(speech.tokenizer.size)
-        prompt = speech.prompt(request)
+        prompt = speech.prompt(request, self.context_length or DEFAULT_CONTEXT_LENGTH)
         check_given_ids(request.prompt_ids or (), vocab_size)
         check_ids(prompt.ids, vocab_size)
         check_bias(request.sampling.logit_bias, vocab_size)

@@ -39,9 +39,12 @@ class Speech:
         """Return whether the request goes through the chat template."""
         return request.messages is not None and self.renderer is not None
 
-    def prompt(self, request: GenerationRequest) -> Prompt:
-        """Return what the model reads for this request. Raises: GenerationFailed, UsageError."""
-        return make_prompt(request, self.text, self.tokenizer, self.renderer)
+    def prompt(self, request: GenerationRequest, context: int | None = None) -> Prompt:
+        """Return what the model reads for this request; `context`: how many tokens that may be.
+
+        Raises: GenerationFailed, UsageError, ContextLengthExceeded where it is certainly more, found before it is read.
+        """
+        return make_prompt(request, self.text, self.tokenizer, self.renderer, context)
 
     def lasting_tokens(self, request: GenerationRequest, prompt: Prompt) -> int:
         """Return with how many ids of `prompt` the next turn will begin too; all of them where there are no turns."""
@@ -104,6 +107,7 @@ class Speech:
         constraint = request.constraint or forced_call(request)
         if constraint is None:
             return lambda: None
+        constraint.check()
         from .grammar import Grammar, Thinking
 
         file = self.folder / "tokenizer.json"

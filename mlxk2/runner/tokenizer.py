@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
@@ -30,6 +32,9 @@ class TextTokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Return the ids of `text`."""
+
+    def least_tokens(self, text: str) -> int:
+        """Return how many tokens `text` has at least, as far as its length tells, which is known at once."""
 
     def id_of(self, token: str) -> int | None:
         """Return the id of the token written exactly so, None if there is none."""
@@ -95,6 +100,22 @@ class FileTokenizer:
         except Exception as error:  # the library raises plain Exception
             raise errors.GenerationFailed(f"the prompt cannot be tokenized: {error}") from error
 
+    def least_tokens(self, text: str) -> int:
+        """Return how many tokens `text` has at least: each of its bytes is in one, where none is ever left out."""
+        longest = self._longest_token
+        return 0 if longest is None else len(text.encode("utf-8", "surrogatepass")) // longest
+
+    @cached_property
+    def _longest_token(self) -> int | None:
+        """How many bytes of a text one token stands for at most; None where it may be any number."""
+        parts = json.loads(self._backend.to_str())
+        if parts["model"]["type"] != "BPE" or not _keeps_bytes(parts):
+            return None
+        if any(token["lstrip"] or token["rstrip"] for token in parts["added_tokens"]):
+            return None
+        # As it is spelled, which is never shorter than what it stands for; a letter may be composed of several.
+        return _MOST_COMPOSED * max(len(token.encode("utf-8", "replace")) for token in self.vocabulary())
+
     def id_of(self, token: str) -> int | None:
         """Return the id of the token written exactly so, None if there is none."""
         found: int | None = self._backend.token_to_id(token)
@@ -115,6 +136,27 @@ class FileTokenizer:
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder for text that follows `context`."""
         return StreamDecoder(self._backend, context)
+
+
+# What a normalizer may make of one byte is at least a fourth of one: letters with accents that become one character.
+_MOST_COMPOSED = 4
+_COMPOSING = ("NFC", "Prepend", "Replace", "Lowercase")
+_SPACE = {"String": " "}
+
+
+def _keeps_bytes(parts: Any) -> bool:
+    """Whether every byte of a text becomes part of a token: none is dropped, or lost in a token for the unknown."""
+    normalizer = parts["normalizer"] or {}
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    if not all(step["type"] in _COMPOSING and step.get("pattern", _SPACE) == _SPACE for step in steps):
+        return False
+    splitter = parts["pre_tokenizer"] or {}
+    splits = splitter.get("pretokenizers", [splitter] if splitter else [])
+    is_byte_level = any(split["type"] == "ByteLevel" for split in splits)
+    return (is_byte_level or bool(parts["model"].get("byte_fallback"))) and all(
+        split.get("behavior") != "Removed" and split["type"] in ("ByteLevel", "Split", "Digits", "Metaspace")
+        for split in splits
+    )
 
 
 def _second_of_two(decode: Callable[..., str], token_id: int) -> str:
@@ -201,6 +243,10 @@ class WrappedTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Return the ids of `text`."""
         return tuple(self._wrapper.encode(text, add_special_tokens=add_special_tokens))
+
+    def least_tokens(self, text: str) -> int:
+        """Return 0: what it makes of a text is its own affair."""
+        return 0
 
     def id_of(self, token: str) -> int | None:
         """Return the id of the token written exactly so, None if there is none."""

@@ -107,6 +107,11 @@ class Batch:
         self._rows[row] = _Row(tuple(prompt_ids), len(read), places, decoding.top_logprobs)
         return Joined(int(row), len(read))
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """How far each row's prompt has been read: `is_being_read` says the same until that changes."""
+        return tuple((number, row.read) for number, row in self._rows.items())
+
     def is_being_read(self, prompt_ids: Sequence[int]) -> bool:
         """Return whether a row is just reading much of what this prompt begins with: it will soon be found in the store."""
         store = self._store

@@ -53,6 +53,11 @@ class ByTurns:
         self._rows[row] = _Row(tuple(prompt_ids), read, places, state, steps, decoding.max_tokens)
         return Joined(row, read)
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """How far each row's prompt has been read: `is_being_read` says the same until that changes."""
+        return tuple((number, row.read) for number, row in self._rows.items())
+
     def is_being_read(self, prompt_ids: Sequence[int]) -> bool:
         """Return whether a row is just reading much of what this prompt begins with: it will soon be found in the store."""
         rows: dict[int, Reading] = {number: row for number, row in self._rows.items() if not row.state.draft}

@@ -41,7 +41,8 @@ class _Kept(NamedTuple):
 class PrefixStore:
     """KV caches of sequences that were read, the least recently used ones dropped where they exceed `limit_bytes`.
 
-    Layers that are handed out are not to be changed.
+    Layers that are handed out are not to be changed. `room_bytes` is what memory leaves for them now, None where nobody
+    knows: whoever lets sequences come and go keeps it up to date.
     """
 
     def __init__(self, engine: Engine, options: CacheOptions, limit_bytes: int) -> None:
@@ -51,6 +52,7 @@ class PrefixStore:
         # The one that was used last is at the end.
         self._kept: list[_Kept] = []
         self.nbytes = 0
+        self.room_bytes: int | None = None
         self.hits = 0
         self.misses = 0
 
@@ -98,14 +100,19 @@ class PrefixStore:
 
     def insert(self, ids: Sequence[int], layers: Layers) -> None:
         """Keep `layers`, which hold `ids`; nobody else may change them afterwards."""
-        if len(ids) < SHORTEST or self._limit <= 0 or not layers:
+        nbytes = sum(layer.nbytes for layer in layers)
+        most = self._limit if self.room_bytes is None else min(self._limit, self.room_bytes)
+        if len(ids) < SHORTEST or not layers or nbytes > most:
             return
+        shorter = [old for old in self._kept if common_prefix(old.ids, ids) == len(old.ids)]
+        keeps_all = all(map(can_be_cut, layers))
+        self._drop([old for old in shorter if keeps_all or len(old.ids) == len(ids)])
+        # Before the copy is made.
+        self.shrink(most - nbytes)
         own = [_own(layer) for layer in layers]
-        kept = _Kept(tuple(ids), own, sum(layer.nbytes for layer in own), all(map(can_be_cut, own)))
-        self._drop([old for old in self._kept if _is_covered(old, kept)])
+        kept = _Kept(tuple(ids), own, sum(layer.nbytes for layer in own), keeps_all)
         self._kept.append(kept)
         self.nbytes += kept.nbytes
-        self.shrink(self._limit)
 
     def shrink(self, limit_bytes: int) -> None:
         """Drop what was not used for longest until the rest is no more than `limit_bytes`."""
@@ -143,12 +150,6 @@ def _shallow(layer: Any) -> Any:
     if parts is not None:
         twin.caches = tuple(_shallow(part) for part in parts)
     return twin
-
-
-def _is_covered(old: _Kept, new: _Kept) -> bool:
-    """Whether everything that `old` is good for `new` is too."""
-    begins = common_prefix(old.ids, new.ids) == len(old.ids)
-    return begins and (new.can_be_cut or len(old.ids) == len(new.ids))
 
 
 def _own(layer: Any) -> Any:

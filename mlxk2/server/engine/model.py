@@ -12,7 +12,7 @@ from mlxk2.inspection.capabilities import EMBEDDING, detect_type
 from mlxk2.inspection.context import DEFAULT_CONTEXT_LENGTH
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.memory import memory_need
-from mlxk2.runner.limits import memory_limit_bytes
+from mlxk2.runner.limits import check_length, memory_limit_bytes
 from mlxk2.runner.request import GenerationRequest
 from mlxk2.runner.runner import MLXRunner
 from mlxk2.runner.speech import backend
@@ -108,6 +108,8 @@ class ServedModel:
 
     def _text_to_embed(self, text: str | tuple[int, ...]) -> tuple[int, ...]:
         tokenizer = self.runner.speech(_FIRST).tokenizer
+        if isinstance(text, str):
+            check_length(tokenizer.least_tokens(text), self.context_length)
         ids = tokenizer.encode(text, add_special_tokens=True) if isinstance(text, str) else text
         size = vocabulary_size(self._files.config or {}) or tokenizer.size
         if not isinstance(text, str):

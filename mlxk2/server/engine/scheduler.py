@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # A request that is near so many failures, though it succeeds alone, is given up.
 _MOST_FAILURES = 3
 
+# Where there were too many rows, half of them go on; after so many steps that went well it may be more again.
+# Each time that this was wrong it takes twice as long.
+_STEPS_UNTIL_WIDER = 128
+
 # So many tokens show that a request does no harm: the engine computes one ahead.
 _PROBE_TOKENS = 2
 
@@ -37,6 +41,10 @@ class Scheduler:
         self._embedder = Embedder(model)
         self._events: list[RequestEvent] = []
         self._steps = 0
+        self._steps_until_wider = _STEPS_UNTIL_WIDER
+        self._good_steps = 0
+        # Requests that wait for another one's prompt, and how far the rows were when that was found.
+        self._asked: dict[str, object] = {}
 
     @property
     def is_busy(self) -> bool:
@@ -77,11 +85,15 @@ class Scheduler:
         """Forget a request; one that is unknown is over already."""
         self._embedder.cancel(id)
         self._waiting = deque(reply for reply in self._waiting if reply.id != id)
+        self._asked.pop(id, None)
         self._leave([row for row, reply in self._rows.items() if reply.id == id])
 
     def step(self) -> None:
         """Let requests join, and all of them go on by one token."""
-        self._events += self._embedder.step()
+        if self._embedder:
+            self._events += self._embedder.step()
+            self._steps += 1
+        self._make_room(self._rows.values())
         self._admit()
         if self._batch is None or not self._rows:
             return
@@ -95,6 +107,7 @@ class Scheduler:
             self._recover(failure)
             return
         self._steps += 1
+        self._widen()
         for step in steps:
             self._take(step)
         self._shed()
@@ -103,18 +116,28 @@ class Scheduler:
         for reply in list(self._waiting):
             if len(self._rows) >= self._width:
                 return
-            if self._batch is None:
-                self._batch = self._model.batch(self._width)
-            ids = reply.turn.ids
-            if self._batch.is_being_read(ids):
-                continue
             if self._rows and not self._has_room(reply):
                 return
+            if self._batch is None:
+                self._batch = self._model.batch(self._model.spec.max_concurrency)
+            if self._is_being_read(self._batch, reply):
+                continue
             self._waiting.remove(reply)
             self._join(self._batch, reply)
 
+    def _is_being_read(self, batch: Batch | ByTurns, reply: Reply) -> bool:
+        """Whether a row is just reading much of its prompt; asked again only once the rows have read on."""
+        places = batch.places
+        if self._asked.get(reply.id) == places:
+            return True
+        self._asked.pop(reply.id, None)
+        is_read = batch.is_being_read(reply.turn.ids)
+        if is_read:
+            self._asked[reply.id] = places
+        return is_read
+
     def _join(self, batch: Batch | ByTurns, reply: Reply) -> None:
-        self._make_room(reply)
+        self._make_room([reply, *self._rows.values()])
         ids = reply.turn.ids
         try:
             stops = () if batch.can_be_cut else self._stops(reply)
@@ -136,12 +159,22 @@ class Scheduler:
         widest = max(reply.positions, *(row.positions for row in self._rows.values()))
         return self._model.room.holds(len(self._rows) + 1, widest)
 
-    def _make_room(self, reply: Reply) -> None:
+    def _make_room(self, replies: Iterable[Reply]) -> None:
         """What was read before gives way to what is asked now."""
-        widest = max([reply.positions, *(row.positions for row in self._rows.values())])
-        left = self._model.room.left(len(self._rows) + 1, widest)
+        widths = [reply.positions for reply in replies]
+        store, left = self._model.store, self._model.room.left(len(widths), max(widths, default=0))
+        store.room_bytes = left
         if left is not None:
-            self._model.store.shrink(left)
+            store.shrink(left)
+
+    def _widen(self) -> None:
+        """Let more rows go on side by side again where fewer have done well for long."""
+        most = self._model.spec.max_concurrency
+        self._good_steps = self._good_steps + 1 if self._width < most else 0
+        if self._good_steps >= self._steps_until_wider:
+            self._width, self._good_steps = min(self._width * 2, most), 0
+            for reply in (*self._rows.values(), *self._waiting):
+                reply.failures = 0
 
     def _take(self, step: RowStep | RowFailed) -> None:
         reply = self._rows.get(step.row)
@@ -192,7 +225,8 @@ class Scheduler:
         self._close()
         harmless = [reply for reply in suspects if self._goes_on_alone(reply)]
         if len(harmless) == len(suspects):
-            self._width = max(self._width // 2, 1)
+            self._width, self._good_steps = max(self._width // 2, 1), 0
+            self._steps_until_wider *= 2
             for reply in harmless:
                 reply.failures += 1
         for reply in reversed(harmless):

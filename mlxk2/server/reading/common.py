@@ -74,19 +74,17 @@ def budget_of(settings: ServerSettings, **given: int | None) -> int | None:
 
 
 def constraint_of(kind: str, schema: Mapping[str, Any] | None, name: str) -> Constraint | None:
-    """Return what the answer must be, tried out. Raises: BadRequest naming the field `name`, DependencyMissing."""
+    """Return what the answer must be; the engine tries it out. Raises: BadRequest naming the field `name`."""
     if kind == "text":
         return None
     if kind == "json_schema" and schema is None:
         raise BadRequest(f"{name}: json_schema needs a schema", param=name)
     source = _ANY_OBJECT if kind == "json_object" else json.dumps(schema, ensure_ascii=False)
     try:
-        constraint = Constraint.json_schema(source)
-        constraint.check()
+        return Constraint.json_schema(source).called(name)
     except UsageError as error:
         words = error.message.replace("--json-schema", name, 1)
         raise BadRequest(words, param=name) from error
-    return constraint
 
 
 def text_of(parts: str | Iterable[Part] | None, where: str) -> str:

@@ -1,0 +1,138 @@
+"""The scheduler of the engine process with batches that fail and count: width, memory for what is kept, what it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlxk2 import errors
+from mlxk2.runner.mlx_backend import PrefixStore, Step
+from mlxk2.runner.mlx_backend.batch import Joined, RowStep
+from mlxk2.runner.request import CacheOptions, GenerationRequest
+from mlxk2.server.engine.room import Room
+from mlxk2.server.engine.scheduler import Scheduler
+from mlxk2.server.protocol import Failed, Generate
+
+pytestmark = [pytest.mark.mlx_real]
+
+WIDTH = 8
+
+
+class EndlessReply:
+    """An answer that never ends."""
+
+    def __init__(self, id: str) -> None:
+        self.id, self.positions, self.failures, self.is_finished = id, 10, 0, False
+        self.turn = SimpleNamespace(ids=(1, 2, 3), is_over=False, decoding=lambda: None)
+
+    def begin(self, _cached: int) -> tuple[()]:
+        return ()
+
+    def take(self, _step: Step) -> tuple[()]:
+        return ()
+
+
+@dataclass
+class Device:
+    """How many rows it bears at a time, and what it was asked. `reads`: whether prompts are always said to be coming."""
+
+    bears: int = WIDTH
+    rows: list[int] = field(default_factory=list)
+    asked: int = 0
+    reads: bool = False
+    fits: bool = True
+
+    can_be_cut = True
+    places = ((0, 5),)
+
+    def batch(self, _width: int) -> Device:
+        self.rows = []
+        return self
+
+    def add(self, _ids: Sequence[int], _decoding: Any, _stops: Sequence[int] = ()) -> Joined:
+        self.rows.append(len(self.rows))
+        return Joined(self.rows[-1], 0)
+
+    def is_being_read(self, _ids: Sequence[int]) -> bool:
+        self.asked += 1
+        return self.reads and bool(self.rows)
+
+    def step(self) -> list[RowStep]:
+        if len(self.rows) > self.bears:
+            raise errors.GenerationFailed("out of memory")
+        return [RowStep(row, Step(5, None), False) for row in self.rows]
+
+    def remove(self, rows: Sequence[int]) -> None:
+        self.rows = [row for row in self.rows if row not in rows]
+
+    def close(self) -> None:
+        self.rows = []
+
+
+class Limited(Room):
+    """Room that the device tells of."""
+
+    def holds(self, rows: int, widest: int) -> bool:
+        return bool(self.config["device"].fits)
+
+
+def scheduler_of(device: Device) -> Scheduler:
+    model: Any = SimpleNamespace(
+        spec=SimpleNamespace(max_concurrency=WIDTH, max_queue=100),
+        batch=device.batch,
+        reply=lambda id, _request: EndlessReply(id),
+        room=Limited({"device": device}, CacheOptions(), 0, None),
+        store=PrefixStore(None, CacheOptions(), 0),  # type: ignore[arg-type]
+    )
+    scheduler = Scheduler(model)
+    for number in range(WIDTH):
+        scheduler.generate(Generate(f"r{number}", GenerationRequest(prompt="x")))
+    return scheduler
+
+
+def test_fewer_rows_after_a_failure_become_more_again() -> None:
+    device = Device(bears=4)
+    scheduler = scheduler_of(device)
+    for _ in range(10):
+        scheduler.step()
+    assert len(device.rows) == 4
+    device.bears = WIDTH
+    for _ in range(1000):
+        scheduler.step()
+    assert len(device.rows) == WIDTH
+    assert not any(isinstance(event, Failed) for event in scheduler.events())
+
+
+def test_rows_that_never_fit_together_fail_ever_more_seldom_and_nobody_is_given_up() -> None:
+    device, narrow = Device(bears=4), 0
+    scheduler = scheduler_of(device)
+    for _ in range(6000):
+        scheduler.step()
+        narrow += len(device.rows) <= 4
+    assert narrow >= 5980
+    assert not any(isinstance(event, Failed) for event in scheduler.events())
+
+
+def test_who_has_no_room_asks_nothing_else() -> None:
+    device = Device()
+    scheduler = scheduler_of(device)
+    device.fits = False
+    for _ in range(50):
+        scheduler.step()
+    assert (len(device.rows), device.asked) == (1, 1)
+
+
+def test_who_waits_for_a_prompt_asks_again_only_when_it_was_read_on() -> None:
+    device = Device(reads=True)
+    scheduler = scheduler_of(device)
+    for _ in range(50):
+        scheduler.step()
+    assert (len(device.rows), device.asked) == (1, WIDTH)
+    device.reads = False
+    device.places = ((0, 6),)  # type: ignore[assignment]
+    scheduler.step()
+    assert len(device.rows) == WIDTH
