@@ -123,6 +123,37 @@ def test_harmless_fields_change_nothing(server: RunningServer) -> None:
     assert len(server.host.requests) == 1
 
 
+TWO_CALLS = (("c1", "f", ('{"a"', ":1}")), ("c2", "g", ("{}",)))
+ONE_CALL: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "parallel_tool_calls": False},
+    "/v1/responses": {"input": "hi", "parallel_tool_calls": False},
+    "/v1/messages": {
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 9,
+        "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+    },
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ONE_CALL)
+def test_who_takes_one_call_gets_no_more(server: RunningServer, path: str, stream: bool) -> None:
+    server.host.script = Script(words=(), calls=TWO_CALLS, reason="tool_calls")
+    body = {**ONE_CALL[path], "stream": stream}
+    told = HTTP.post(server.url + path, json=body)
+    assert told.status_code == 200
+    assert '"f"' in told.text and '"c1"' in told.text
+    assert '"g"' not in told.text and '"c2"' not in told.text
+    body.pop("parallel_tool_calls", None), body.pop("tool_choice", None)
+    assert '"c2"' in HTTP.post(server.url + path, json=body).text
+
+
+def test_a_call_that_is_none_is_not_the_one_call(server: RunningServer) -> None:
+    server.host.script = Script(words=(), calls=TWO_CALLS, reason="tool_calls", lost_call="<f(")
+    told = HTTP.post(server.url + "/v1/chat/completions", json=ONE_CALL["/v1/chat/completions"]).json()
+    assert told["choices"][0]["message"]["content"] == "<f(<f("
+
+
 def test_messages_become_turns(server: RunningServer) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
     messages = [
@@ -282,6 +313,7 @@ def test_pages_ask_nobody_else(server: RunningServer, path: str) -> None:
     assert "http://" not in response.text
     assert "https://" not in response.text
     assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "unsafe-inline" not in response.headers["content-security-policy"]
 
 
 def test_the_openapi_document_knows_the_bodies(server: RunningServer) -> None:

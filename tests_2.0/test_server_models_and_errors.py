@@ -182,16 +182,12 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nope"}}}}, "response_format"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "response_format"),
     ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
 ]
 
 
 @pytest.mark.parametrize(("change", "param"), BAD_CHATS, ids=lambda value: str(value)[:40])
 def test_a_bad_chat_names_the_field(server: RunningServer, change: dict[str, Any], param: str) -> None:
-    if "response_format" in change:
-        pytest.importorskip("llguidance")
     before = len(server.host.requests)
     error = refusal(HTTP.post(server.url + CHAT, json={"messages": HELLO, **change}))
     assert (error["type"], error["param"]) == ("invalid_request_error", param)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fake_host import FakeHost, RunningServer, Script, serving
 from support.processes import wait_until
 from support.real_server import MARKS, RealServer, real_server
 from support.smollm2 import smollm2
@@ -36,7 +37,7 @@ FLAGS = (
 class Page:
     """The page in a browser."""
 
-    def __init__(self, browser: Any, server: RealServer) -> None:
+    def __init__(self, browser: Any, server: RealServer | RunningServer) -> None:
         self.browser, self.server = browser, server
 
     def open(self) -> None:
@@ -156,6 +157,57 @@ def test_stop_ends_the_answer_and_frees_the_engine(page: Page) -> None:
     wait_until(lambda: len(page.texts(".assistant")) == 2 and not page.is_answering(), "the next answer is complete")
     assert page.texts(".assistant")[0] == said[0]
     assert "cut at the limit" in page.texts(".assistant")[1]
+
+
+def test_a_new_chat_knows_nothing_of_the_answer_that_still_came(browser: Any) -> None:
+    host = FakeHost(Script(words=("word ",), hold=True))
+    with serving(host) as server:
+        page = Page(browser, server)
+        page.open()
+        page.say("first")
+        wait_until(lambda: "word" in "".join(page.texts(".assistant")), "the answer has begun")
+        page.one("#clear").click()
+        host.script = Script(words=("ok",))
+        page.say("second")
+        wait_until(lambda: "ok" in "".join(page.texts(".assistant")), "the other is answered")
+        assert turns(host) == [("user", "second")]
+        wait_until(lambda: not page.is_answering(), "the answer is complete")
+        page.say("third")
+        wait_until(lambda: len(page.texts(".assistant")) == 2 and not page.is_answering(), "the next is answered")
+        assert turns(host) == [("user", "second"), ("assistant", "ok"), ("user", "third")]
+
+
+def test_a_question_that_was_stopped_before_the_first_word_is_not_asked_again(browser: Any) -> None:
+    host = FakeHost(Script(pause_before_start_s=60))
+    with serving(host) as server:
+        page = Page(browser, server)
+        page.open()
+        page.say("first")
+        wait_until(lambda: host.running == 1, "the question has arrived")
+        page.one("#stop").click()
+        wait_until(lambda: not page.is_answering(), "the page has stopped")
+        host.script = Script(words=("ok",))
+        page.say("second")
+        wait_until(lambda: "ok" in "".join(page.texts(".assistant")), "the other is answered")
+        assert turns(host) == [("user", "second")]
+
+
+def turns(host: FakeHost) -> list[tuple[str, str]]:
+    """What was asked last."""
+    return [(message.role, message.content) for message in host.requests[-1].messages]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_script_that_is_not_the_pages_own_does_not_run(browser: Any, path: str) -> None:
+    with serving(FakeHost()) as server:
+        browser.get(server.url + path)
+        before = browser.title
+        browser.get_log("browser")
+        browser.execute_script(
+            "const s = document.createElement('script'); s.textContent = \"document.title = 'owned'\"; document.body.append(s)"
+        )
+        assert browser.title == before
+        assert "Content Security Policy" in str(browser.get_log("browser"))
 
 
 def test_what_a_model_says_is_never_markup(browser: Any, tmp_path: Path) -> None:

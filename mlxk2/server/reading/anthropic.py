@@ -13,7 +13,7 @@ from mlxk2.server.errors import BadRequest
 from mlxk2.server.schemas.anthropic import AnthropicMessage, Block, CountRequest, MessagesRequest
 from mlxk2.server.settings import ServerSettings
 
-from . import common
+from . import common, tools
 
 NAMES = {"stop": "stop_sequences"}
 _EFFORTS = {"xhigh": "high", "max": "high"}
@@ -53,7 +53,7 @@ def _turn(message: AnthropicMessage, where: str) -> list[Message]:
         Message(
             "tool",
             _result(block, f"{where}.{number}"),
-            tool_call_id=_needed(block.tool_use_id, f"{where}.{number}.tool_use_id"),
+            tool_call_id=tools.needed(block.tool_use_id, f"{where}.{number}.tool_use_id"),
         )
         for number, block in enumerate(message.content)
         if block.type == "tool_result"
@@ -87,7 +87,7 @@ def _call(block: Block, where: str, role: str) -> ToolCall:
     if role != "assistant":
         raise BadRequest(f"{where}: only an assistant calls tools", param=where)
     arguments = json.dumps(block.input or {}, ensure_ascii=False)
-    return ToolCall(_needed(block.id, f"{where}.id"), _needed(block.name, f"{where}.name"), arguments)
+    return ToolCall(tools.needed(block.id, f"{where}.id"), tools.needed(block.name, f"{where}.name"), arguments)
 
 
 def _result(block: Block, where: str) -> str:
@@ -105,13 +105,16 @@ def _choice(body: CountRequest) -> str:
     if choice is None or choice.type in ("auto", "none"):
         return "auto" if choice is None else choice.type
     if not body.tools:
-        raise BadRequest("tool_choice: needs tools", param="tool_choice")
+        raise tools.no_tools()
     if choice.type == "any":
         return "required"
-    name = _needed(choice.name, "tool_choice.name")
-    if name not in [tool.name for tool in body.tools] or name in ("auto", "none", "required"):
-        raise BadRequest(f"tool_choice: there is no tool named {name[:80]!r}", param="tool_choice.name")
-    return name
+    name = tools.needed(choice.name, "tool_choice.name")
+    return tools.known_tool(name, (tool.name for tool in body.tools), "tool_choice.name")
+
+
+def wants_one_call(body: CountRequest) -> bool:
+    """Whether the answer may have no more than one tool call."""
+    return body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use is True
 
 
 def _variables(body: CountRequest) -> dict[str, Any]:
@@ -122,9 +125,3 @@ def _variables(body: CountRequest) -> dict[str, Any]:
     if effort is not None:
         variables["reasoning_effort"] = _EFFORTS.get(effort, effort)
     return variables
-
-
-def _needed(value: str | None, where: str) -> str:
-    if not value:
-        raise BadRequest(f"{where}: field required", param=where)
-    return value

@@ -8,7 +8,7 @@ from mlxk2.server.errors import BadRequest
 from mlxk2.server.schemas.openai_chat import ChatMessage, ChatRequest, NamedTool
 from mlxk2.server.settings import ServerSettings
 
-from . import common
+from . import common, tools
 
 # The request's words for fields, where they are other ones than those of the command line.
 NAMES = {"logprobs": "top_logprobs", "max_tokens": "max_tokens"}
@@ -101,10 +101,7 @@ def _choice(body: ChatRequest) -> str:
     if not body.tools:
         if choice == "auto":
             return "auto"
-        raise BadRequest("tool_choice: needs tools", param="tool_choice")
+        raise tools.no_tools()
     if not isinstance(choice, NamedTool):
         return choice
-    name = choice.function.name
-    if name not in [tool.function.name for tool in body.tools] or name in ("auto", "none", "required"):
-        raise BadRequest(f"tool_choice: there is no tool named {name[:80]!r}", param="tool_choice")
-    return name
+    return tools.known_tool(choice.function.name, (tool.function.name for tool in body.tools))

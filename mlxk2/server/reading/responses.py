@@ -10,7 +10,7 @@ from mlxk2.server.errors import BadRequest
 from mlxk2.server.schemas.openai_responses import FlatNamedTool, InputItem, ResponsesRequest
 from mlxk2.server.settings import ServerSettings
 
-from . import common
+from . import common, tools
 
 NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
 
@@ -59,12 +59,12 @@ def _messages(body: ResponsesRequest) -> tuple[Message, ...]:
 def _add(messages: list[Message], item: InputItem, where: str, thoughts: str | None) -> None:
     """Add an item; calls join the assistant's turn that they belong to."""
     if item.type == "function_call_output":
-        call_id = _needed(item.call_id, f"{where}.call_id")
+        call_id = tools.needed(item.call_id, f"{where}.call_id")
         messages.append(Message("tool", common.text_of(item.output, f"{where}.output"), tool_call_id=call_id))
     elif item.type == "function_call":
         call = ToolCall(
-            _needed(item.call_id, f"{where}.call_id"),
-            _needed(item.name, f"{where}.name"),
+            tools.needed(item.call_id, f"{where}.call_id"),
+            tools.needed(item.name, f"{where}.name"),
             common.check_arguments(item.arguments or "{}", f"{where}.arguments"),
         )
         if messages and messages[-1].role == "assistant":
@@ -73,7 +73,7 @@ def _add(messages: list[Message], item: InputItem, where: str, thoughts: str | N
         else:
             messages.append(Message("assistant", "", tool_calls=(call,), reasoning=thoughts))
     else:
-        role = _needed(item.role, f"{where}.role")
+        role = tools.needed(item.role, f"{where}.role")
         if item.content is None:
             raise BadRequest(f"{where}.content: field required", param=f"{where}.content")
         text = common.text_of(item.content, f"{where}.content")
@@ -84,12 +84,6 @@ def _add(messages: list[Message], item: InputItem, where: str, thoughts: str | N
 def _thought_parts(item: InputItem) -> list[common.Part]:
     parts = item.content if isinstance(item.content, list) else []
     return [part.model_copy(update={"type": "text"}) if part.type == "reasoning_text" else part for part in parts]
-
-
-def _needed(value: str | None, where: str) -> str:
-    if not value:
-        raise BadRequest(f"{where}: field required", param=where)
-    return value
 
 
 def _constraint(body: ResponsesRequest) -> Constraint | None:
@@ -108,9 +102,7 @@ def _choice(body: ResponsesRequest) -> str:
     if choice is None or choice in ("none", "auto"):
         return choice if isinstance(choice, str) else "auto"
     if not body.tools:
-        raise BadRequest("tool_choice: needs tools", param="tool_choice")
+        raise tools.no_tools()
     if not isinstance(choice, FlatNamedTool):
         return choice
-    if choice.name not in [tool.name for tool in body.tools] or choice.name in ("auto", "none", "required"):
-        raise BadRequest(f"tool_choice: there is no tool named {choice.name[:80]!r}", param="tool_choice")
-    return choice.name
+    return tools.known_tool(choice.name, (tool.name for tool in body.tools))

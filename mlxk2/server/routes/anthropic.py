@@ -9,11 +9,11 @@ from starlette.responses import Response
 from mlxk2.errors import GenerationFailed
 from mlxk2.server.answers import JsonResponse
 from mlxk2.server.protocol import Count, Counted
-from mlxk2.server.reading.anthropic import read_messages
+from mlxk2.server.reading.anthropic import read_messages, wants_one_call
 from mlxk2.server.schemas.anthropic import CountRequest, MessagesRequest
 from mlxk2.server.writing.anthropic import PING, MessageWriter, anthropic_failure
 
-from .serving import answered, body_of, documented, exchange_of, model_name, serving_of, streaming
+from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming
 
 router = APIRouter(tags=["Anthropic"])
 
@@ -23,10 +23,10 @@ async def messages(request: Request) -> Response:
     """Answer a conversation, in the form of Anthropic's API."""
     body = await body_of(request, MessagesRequest)
     writer = MessageWriter(model_name(request, body.model))
-    asked = read_messages(body, serving_of(request).settings)
+    asked = Asked(body.model, [read_messages(body, serving_of(request).settings)], wants_one_call(body))
     if body.stream:
-        return await streaming(request, body.model, [asked], writer, anthropic_failure, PING)
-    return await answered(request, body.model, [asked], writer)
+        return await streaming(request, asked, writer, anthropic_failure, PING)
+    return await answered(request, asked, writer)
 
 
 @router.post("/v1/messages/count_tokens", openapi_extra=documented(CountRequest), response_class=JsonResponse)

@@ -21,7 +21,7 @@ from mlxk2.server.schemas.openai_text import CompletionRequest, EmbeddingRequest
 from mlxk2.server.writing.chat import ChatWriter
 from mlxk2.server.writing.completions import CompletionWriter
 
-from .serving import answered, body_of, documented, exchange_of, model_name, serving_of, streaming
+from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -37,7 +37,7 @@ async def chat_completions(request: Request) -> Response:
         name, len(requests), wants_usage=options is not None and options.include_usage, wants_logprobs=body.logprobs
     )
     answer = streaming if body.stream else answered
-    return await answer(request, body.model, requests, writer)
+    return await answer(request, Asked(body.model, requests, body.parallel_tool_calls is False), writer)
 
 
 @router.post("/v1/completions", openapi_extra=documented(CompletionRequest), response_class=JsonResponse)
@@ -55,7 +55,7 @@ async def completions(request: Request) -> Response:
         wants_logprobs=body.logprobs is not None,
     )
     answer = streaming if body.stream else answered
-    return await answer(request, body.model, requests, writer)
+    return await answer(request, Asked(body.model, requests), writer)
 
 
 @router.post("/v1/embeddings", openapi_extra=documented(EmbeddingRequest), response_class=JsonResponse)

@@ -14,7 +14,7 @@ from mlxk2.server.reading.responses import read_responses
 from mlxk2.server.schemas.openai_responses import ResponsesRequest
 from mlxk2.server.writing.responses import ResponseWriter
 
-from .serving import answered, body_of, documented, model_name, serving_of, streaming
+from .serving import Asked, answered, body_of, documented, model_name, serving_of, streaming
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -26,9 +26,10 @@ async def responses(request: Request) -> Response:
     name = model_name(request, body.model)
     asked = read_responses(body, serving_of(request).settings)
     writer = ResponseWriter(name, _echo(body, asked))
+    all_asked = Asked(body.model, [asked], body.parallel_tool_calls is False)
     if body.stream:
-        return await streaming(request, body.model, [asked], writer, writer.failure)
-    return await answered(request, body.model, [asked], writer)
+        return await streaming(request, all_asked, writer, writer.failure)
+    return await answered(request, all_asked, writer)
 
 
 def _echo(body: ResponsesRequest, asked: GenerationRequest) -> dict[str, Any]:

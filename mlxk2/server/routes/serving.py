@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlxk2.errors import MlxkError
+from mlxk2.errors import MlxkError, ModelNotFound
 from mlxk2.runner.request import GenerationRequest
 from mlxk2.server.answers import JsonResponse, error_response
 from mlxk2.server.bodies import Bodies
 from mlxk2.server.body import Schema, read_body
-from mlxk2.server.errors import BadRequest, code_of
+from mlxk2.server.errors import code_of
 from mlxk2.server.exchange import Collected, Exchange, Numbered, collect
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.metrics import Metrics
 from mlxk2.server.models import Models
+from mlxk2.server.one_call import first_calls
 from mlxk2.server.record import record_of
 from mlxk2.server.settings import ServerSettings
 from mlxk2.server.sse import COMMENT, Failure, streamed
@@ -38,6 +39,19 @@ class Serving:
     models: Models
     metrics: Metrics
     bodies: Bodies
+
+
+class Asked(NamedTuple):
+    """What is asked of which model; `one_call`: no more than one tool call an answer."""
+
+    model: str | None
+    requests: Sequence[GenerationRequest]
+    one_call: bool = False
+
+    def events(self, exchange: Exchange) -> AsyncIterator[Numbered]:
+        """Yield the events of all answers. Raises: MlxkError."""
+        events = exchange.generate(self.model, self.requests)
+        return first_calls(events) if self.one_call else events
 
 
 class Writer(Protocol):
@@ -67,9 +81,9 @@ async def body_of(request: Request, schema: type[Schema]) -> Schema:
 
 
 def model_name(request: Request, asked: str | None) -> str:
-    """Return what to call the model in the answer, and note it. Raises: BadRequest."""
+    """Return what to call the model in the answer, and note it. Raises: ModelNotFound."""
     if asked is not None and len(asked) > _LONGEST_NAME:
-        raise BadRequest(f"model: a name has at most {_LONGEST_NAME} characters", param="model")
+        raise ModelNotFound(f"no model has a name of {len(asked)} characters", param="model")
     name = asked or serving_of(request).host.snapshot().model or ""
     record_of(request.scope).model = name
     return name
@@ -86,30 +100,22 @@ async def exchange_of(request: Request) -> AsyncIterator[Exchange]:
         exchange.close()
 
 
-async def answered(
-    request: Request, model: str | None, requests: Sequence[GenerationRequest], writer: Writer
-) -> Response:
+async def answered(request: Request, asked: Asked, writer: Writer) -> Response:
     """Return one complete answer. Raises: MlxkError."""
     async with exchange_of(request) as exchange:
-        events = exchange.generate(model, requests)
-        answers = await exchange.result(collect(events, len(requests)))
+        answers = await exchange.result(collect(asked.events(exchange), len(asked.requests)))
     return JsonResponse(writer.whole(answers))
 
 
 async def streaming(
-    request: Request,
-    model: str | None,
-    requests: Sequence[GenerationRequest],
-    writer: Writer,
-    fail: Failure = openai_failure,
-    idle: bytes = COMMENT,
+    request: Request, asked: Asked, writer: Writer, fail: Failure = openai_failure, idle: bytes = COMMENT
 ) -> Response:
     """Return an answer that comes in pieces. Raises: MlxkError, as long as nothing was sent."""
     serving, record = serving_of(request), record_of(request.scope)
     record.stream = True
     exchange = Exchange(serving.host, serving.settings, record, request.receive)
     try:
-        return await streamed(exchange, exchange.generate(model, requests), writer.frames, fail, idle)
+        return await streamed(exchange, asked.events(exchange), writer.frames, fail, idle)
     except BaseException:
         exchange.close()
         raise
