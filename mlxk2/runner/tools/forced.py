@@ -30,7 +30,9 @@ def forced_call(request: GenerationRequest) -> Constraint | None:
         constraint = Constraint.json_schema(json.dumps(schema))
         constraint.check()
     except (errors.UsageError, TypeError, ValueError) as error:
-        raise errors.UsageError(f"tools: their parameters cannot be used: {error}") from error
+        # Nobody gave the flag.
+        reason = str(error).replace("--json-schema cannot be used: ", "").replace("--json-schema", "the schema")
+        raise errors.UsageError(f"tools: their parameters cannot be used: {reason}", param="tools") from error
     return constraint
 
 
