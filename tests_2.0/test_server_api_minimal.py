@@ -13,6 +13,7 @@ from support.fake_host import MODEL, FakeHost, RunningServer, Script, http_clien
 
 from mlxk2.runner.request import Message
 from mlxk2.server.protocol import Embed
+from mlxk2.server.settings import ServerSettings
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 HTTP = http_client()
@@ -323,3 +324,38 @@ def test_the_openapi_document_knows_the_bodies(server: RunningServer) -> None:
     text = str(document)
     wanted = {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}
     assert wanted <= set(document["components"]["schemas"])
+
+
+def test_the_openapi_document_knows_the_answers() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    with serving(FakeHost(), ServerSettings(api_keys=("k",)), catalog=lambda: ()) as locked:
+        document = HTTP.get(locked.url + "/openapi.json").json()
+        headers = {"x-api-key": "k"}
+        bodies = {**ONE_CALL, "/v1/completions": {"prompt": "hi"}, "/v1/embeddings": {"input": "hi"}}
+        bodies["/v1/messages/count_tokens"] = {"messages": [{"role": "user", "content": "hi"}]}
+        seen = 0
+        for path, operations in document["paths"].items():
+            method = next(iter(operations))
+            told = HTTP.request(method, locked.url + path.format(name=MODEL), json=bodies.get(path), headers=headers)
+            content = operations[method]["responses"]["200"]["content"]
+            kind = told.headers["content-type"].partition(";")[0]
+            assert (told.status_code, kind in content) == (200, True), path
+            refused = HTTP.request(method, locked.url + path.format(name=MODEL), json=bodies.get(path))
+            assert (refused.status_code == 401) is (operations[method].get("security") != []), path
+            for answer, schema in ((told, content[kind]["schema"]), (refused, _error_schema(operations[method]))):
+                if kind == "application/json" and answer.status_code in (200, 401):
+                    schema = content[kind]["schema"] if answer.status_code == 200 else schema
+                    whole = {**schema, "components": document["components"]}
+                    jsonschema.validate(answer.json(), whole, jsonschema.Draft202012Validator)
+                    seen += 1
+        assert seen == 2 * (len(document["paths"]) - 1)
+        assert document["security"] == [{"bearer": []}, {"key": []}]
+        assert set(document["components"]["securitySchemes"]) == {"bearer", "key"}
+        for path in (*ONE_CALL, "/v1/completions"):
+            streamed = HTTP.post(locked.url + path, json={**bodies[path], "stream": True}, headers=headers)
+            kind = streamed.headers["content-type"].partition(";")[0]
+            assert kind in document["paths"][path]["post"]["responses"]["200"]["content"]
+
+
+def _error_schema(operation: dict[str, Any]) -> Any:
+    return operation["responses"]["4XX"]["content"]["application/json"]["schema"]
