@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import KVCache
 
 from mlxk2 import errors
 from mlxk2.runner.mlx_backend import PrefixStore, Step
@@ -78,6 +80,28 @@ class Limited(Room):
 
     def holds(self, rows: int, widest: int) -> bool:
         return bool(self.config["device"].fits)
+
+
+def layers_of(length: int) -> list[Any]:
+    layer = KVCache()
+    layer.update_and_fetch(mx.zeros((1, 2, length, 8)), mx.zeros((1, 2, length, 8)))
+    return [layer]
+
+
+def test_what_is_kept_never_exceeds_its_room() -> None:
+    store = PrefixStore(None, CacheOptions(), 2**30)  # type: ignore[arg-type]
+    one = layers_of(256)[0].nbytes
+    store.room_bytes = 2 * one
+    for number in range(5):
+        store.insert([number] * 256, layers_of(256))
+        assert 0 < store.nbytes <= 2 * one
+    store.room_bytes = 0
+    store.shrink(0)
+    store.insert([7] * 256, layers_of(256))
+    assert store.nbytes == 0
+    # What a sequence took that is over now is free.
+    store.insert([8] * 256, layers_of(256), is_leaving=True)
+    assert store.nbytes == one
 
 
 def scheduler_of(device: Device) -> Scheduler:

@@ -125,7 +125,7 @@ class Batch:
         leaving = list(rows)
         if self._store is not None:
             for row in leaving:
-                self._keep(self._store, row)
+                self._keep(self._store, row, is_leaving=True)
         if leaving:
             self._generator.remove(leaving)
         for row in leaving:
@@ -161,7 +161,7 @@ class Batch:
         is_last = response.finish_reason is not None
         row = self._rows[response.uid]
         if is_last and self._store is not None:
-            self._store.insert(response.all_tokens, response.prompt_cache)
+            self._store.insert(response.all_tokens, response.prompt_cache, is_leaving=True)
         wanted = row.top_logprobs
         logprobs = None if wanted is None else likeliest(response.logprobs, response.token, wanted)
         return RowStep(response.uid, Step(response.token, logprobs), is_last)
@@ -173,13 +173,13 @@ class Batch:
         if self._store is not None and response.end_of_segment and row.read in row.stops:
             self._keep(self._store, response.uid)
 
-    def _keep(self, store: PrefixStore, row: int, length: int | None = None) -> None:
+    def _keep(self, store: PrefixStore, row: int, length: int | None = None, *, is_leaving: bool = False) -> None:
         """Keep what a row has read and said; only `length` ids of it, where that is given."""
         layers, ids = self._generator.extract_cache([row]).get(row, ((), ()))
         if not ids or any(layer.empty() for layer in layers):
             return
         count = len(ids) if length is None else min(length, len(ids))
-        store.insert(ids[:count], cut_layers(layers, len(ids) - count))
+        store.insert(ids[:count], cut_layers(layers, len(ids) - count), is_leaving=is_leaving)
 
     def _sampler(self, decoding: Decoding) -> Sampler:
         if decoding.sampling.is_greedy:

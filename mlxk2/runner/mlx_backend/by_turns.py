@@ -117,7 +117,7 @@ class ByTurns:
 
     def _keep(self, state: KVState) -> None:
         if state.ids and not state.draft:
-            self._store.insert(state.ids, state.layers)
+            self._store.insert(state.ids, state.layers, is_leaving=True)
 
 
 def _length(state: KVState) -> int:

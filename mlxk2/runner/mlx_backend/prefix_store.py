@@ -98,9 +98,14 @@ class PrefixStore:
                 held = self.length(prompt_ids)
         return is_coming
 
-    def insert(self, ids: Sequence[int], layers: Layers) -> None:
-        """Keep `layers`, which hold `ids`; nobody else may change them afterwards."""
+    def insert(self, ids: Sequence[int], layers: Layers, *, is_leaving: bool = False) -> None:
+        """Keep `layers`, which hold `ids`, as far as there is room; nobody else may change them afterwards.
+
+        `is_leaving`: their sequence is over, and gives back the memory that it took.
+        """
         nbytes = sum(layer.nbytes for layer in layers)
+        if is_leaving and self.room_bytes is not None:
+            self.room_bytes += nbytes
         most = self._limit if self.room_bytes is None else min(self._limit, self.room_bytes)
         if len(ids) < SHORTEST or not layers or nbytes > most:
             return
