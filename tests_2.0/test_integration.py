@@ -46,13 +46,6 @@ def test_a_process_prints_one_document_and_nothing_else(isolated_cache: Isolated
         checked(out, code)
 
 
-@pytest.mark.parametrize("word", ["serve", "server"])
-def test_commands_that_do_not_exist_yet_are_not_there(isolated_cache: IsolatedCache, word: str) -> None:
-    answer = call(word, "--json", env={**isolated_cache.env, "MLXK2_ENABLE_ALPHA_FEATURES": "1"})
-    assert (answer.code, answer.json["command"], answer.error["type"]) == (2, None, "CommandError")
-    assert f"  {word} " not in call("--help", env=isolated_cache.env).stdout
-
-
 @pytest.mark.parametrize("word", ["push", "clone"])
 def test_alpha_commands_are_there_for_those_who_ask(isolated_cache: IsolatedCache, word: str) -> None:
     for value in ("", "0", "false", "False"):
