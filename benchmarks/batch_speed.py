@@ -13,7 +13,7 @@ import openblas
 from harness import real_model
 from table import print_table, verdict
 
-from mlxk2.cli.present import drain
+from mlxk2.driving import drain
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.runner.answer import Answer, PreparedPrompt
 from mlxk2.runner.batch import BatchRun, Done
