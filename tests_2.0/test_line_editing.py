@@ -200,7 +200,8 @@ def test_progress_of_a_long_prompt_fits_the_terminal_and_is_taken_away(tmp_path,
     options = TinyOptions(context_length=100_000)
     model = scripted_model(tmp_path / "reader", TEXT, options)
     path = tmp_path / "long.json"
-    turn = [{"role": "user", "content": "word " * 5000}, {"role": "assistant", "content": "yes"}]
+    # Long enough for half a second of reading on a fast machine.
+    turn = [{"role": "user", "content": "word " * 16_000}, {"role": "assistant", "content": "yes"}]
     content = {"format": "mlxk2-chat", "version": 1, "model": str(model), "messages": turn}
     path.write_text(json.dumps(content), encoding="utf-8")
     with Terminal("run", str(model), "--max-tokens", "20", env=env, columns=46) as chat:

@@ -226,6 +226,8 @@ class TestLeaving:
             assert pid is not None
             engine.commands.close()
             wait_until(lambda: gone(pid), "the engine has noticed")
+            # Gone for the system is not yet reaped by us.
+            engine.process.join()
 
     def test_stop_ends_a_busy_engine_in_good_order(self, model: Path) -> None:
         with RunningEngine(model) as engine:
