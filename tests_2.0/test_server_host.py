@@ -214,6 +214,31 @@ def test_an_engine_that_answers_between_its_deaths_is_never_given_up() -> None:
     tell(story, most_deaths=2)
 
 
+@pytest.mark.parametrize(("age_s", "is_given_up"), [(30, True), (90, False)])
+def test_an_engine_that_stood_for_a_minute_dies_for_the_first_time(
+    age_s: float, is_given_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(host: ModelHost) -> None:
+        before = host.snapshot()
+        assert before.pid is not None
+        os.kill(before.pid, signal.SIGKILL)
+        await until(lambda: host.snapshot().restarts == before.restarts + 1)
+
+    async def story(host: ModelHost) -> None:
+        loop, now = asyncio.get_running_loop(), time.monotonic
+        # Set back and then right again, as a clock that runs ahead would end this test's own patience.
+        monkeypatch.setattr(loop, "time", lambda: now() - age_s)
+        await host.load("fine")
+        await killed(host)
+        await until(lambda: host.snapshot().state == READY)
+        monkeypatch.setattr(loop, "time", now)
+        await killed(host)
+        assert host.snapshot().state == (FAILED if is_given_up else RESTARTING)
+        assert await answer(host, "fine") == ANSWER
+
+    tell(story, most_deaths=2)
+
+
 def test_back_off_grows() -> None:
     async def story(host: ModelHost) -> None:
         began = time.monotonic()
