@@ -120,7 +120,7 @@ def test_null_means_not_given(server: RunningServer) -> None:
 
 
 def test_harmless_fields_change_nothing(server: RunningServer) -> None:
-    chat(server, user="me", metadata={"a": "b"}, store=True, service_tier="auto", parallel_tool_calls=True)
+    chat(server, user="me", metadata={"a": "b"}, store=False, service_tier="auto", parallel_tool_calls=True)
     assert len(server.host.requests) == 1
 
 

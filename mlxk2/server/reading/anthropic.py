@@ -18,6 +18,13 @@ from . import common, tools
 NAMES = {"stop": "stop_sequences"}
 _EFFORTS = {"xhigh": "high", "max": "high"}
 _RESULT = TypeAdapter(list[Block])
+_EACH = ("type", "cache_control")
+_FIELDS = {
+    "text": (*_EACH, "text", "citations"),
+    "tool_use": (*_EACH, "id", "name", "input", "caller"),
+    "tool_result": (*_EACH, "tool_use_id", "content", "is_error"),
+    "thinking": (*_EACH, "thinking", "signature"),
+}
 
 
 def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationRequest:
@@ -49,6 +56,8 @@ def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationReq
 def _turn(message: AnthropicMessage, where: str) -> list[Message]:
     if isinstance(message.content, str):
         return [Message(message.role, message.content)]
+    for number, block in enumerate(message.content):
+        _check_block(block, f"{where}.{number}")
     results = [
         Message(
             "tool",
@@ -67,20 +76,20 @@ def _turn(message: AnthropicMessage, where: str) -> list[Message]:
             calls.append(_call(block, at, message.role))
         elif block.type == "thinking":
             thoughts.append(block.thinking or "")
-        elif block.type not in ("tool_result", "redacted_thinking"):
-            texts.append(_text(block, at))
+        elif block.type == "text":
+            texts.append(block.text or "")
     if texts or calls or thoughts or not results:
         own = Message(message.role, "".join(texts), tool_calls=tuple(calls), reasoning="".join(thoughts) or None)
         return [*results, own]
     return results
 
 
-def _text(block: Block, where: str) -> str:
-    if block.type != "text":
+def _check_block(block: Block, where: str) -> None:
+    if block.type not in _FIELDS:
         raise BadRequest(f"{where}: blocks of type {block.type[:40]!r} are not supported", param=where)
-    if block.text is None:
+    if block.type == "text" and block.text is None:
         raise BadRequest(f"{where}.text: field required", param=f"{where}.text")
-    return block.text
+    common.check_fields(block, _FIELDS[block.type], where)
 
 
 def _call(block: Block, where: str, role: str) -> ToolCall:
@@ -91,6 +100,11 @@ def _call(block: Block, where: str, role: str) -> ToolCall:
 
 
 def _result(block: Block, where: str) -> str:
+    # Templates know results, and no failures.
+    return f"Error: {_result_text(block, where)}" if block.is_error else _result_text(block, where)
+
+
+def _result_text(block: Block, where: str) -> str:
     if block.content is None or isinstance(block.content, str):
         return block.content or ""
     try:

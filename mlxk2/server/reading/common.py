@@ -21,6 +21,8 @@ _LONGEST_STOP = 1024
 _LARGEST_SEED = 2**64 - 1
 _ANY_OBJECT = '{"type":"object"}'
 TEXT_PARTS = ("text", "input_text", "output_text")
+# What a part that is text may have; some of it is what an answer had, and comes back with it.
+_PART_FIELDS = frozenset({"type", "text", "refusal", "annotations", "logprobs", "citations", "cache_control"})
 
 
 class Part(Protocol):
@@ -34,6 +36,11 @@ class Part(Protocol):
     @property
     def text(self) -> str | None:
         """What it says, if it is text."""
+        ...
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The names of what was given."""
         ...
 
 
@@ -104,7 +111,16 @@ def text_of(parts: str | Iterable[Part] | None, where: str) -> str:
             raise BadRequest(f"{where}.{number}.text: field required", param=f"{where}.{number}.text")
         else:
             texts.append(part.text)
+        check_fields(part, _PART_FIELDS, f"{where}.{number}")
     return "".join(texts)
+
+
+def check_fields(part: Part, known: Iterable[str], where: str) -> None:
+    """Raises: BadRequest naming a field that a part of its type does not have."""
+    foreign = sorted(part.model_fields_set.difference(known))
+    if foreign:
+        name = f"{where}.{foreign[0]}"
+        raise BadRequest(f"{name}: what is of type {part.type[:40]!r} has no such field", param=name)
 
 
 def function_tool(name: str, description: str | None, parameters: Any, strict: bool | None = None) -> dict[str, Any]:

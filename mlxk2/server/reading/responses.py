@@ -7,19 +7,26 @@ from dataclasses import replace
 from mlxk2.runner.constraint import Constraint
 from mlxk2.runner.request import GenerationRequest, Message, ToolCall
 from mlxk2.server.errors import BadRequest
-from mlxk2.server.schemas.openai_responses import FlatNamedTool, InputItem, ResponsesRequest
+from mlxk2.server.packed import unpacked
+from mlxk2.server.schemas.openai_responses import FlatNamedTool, InputItem, InputPart, ResponsesRequest
 from mlxk2.server.settings import ServerSettings
 
 from . import common, tools
 
 NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
+_EACH = ("type", "id", "status")
+_FIELDS = {
+    "message": (*_EACH, "role", "phase", "content"),
+    "function_call": (*_EACH, "call_id", "name", "arguments"),
+    "function_call_output": (*_EACH, "call_id", "output"),
+    "reasoning": (*_EACH, "content", "summary", "encrypted_content"),
+}
 
 
 def read_responses(body: ResponsesRequest, settings: ServerSettings) -> GenerationRequest:
     """Return the request. Raises: UsageError, BadRequest, DependencyMissing."""
-    if body.store:
-        # Clients say so by default; nothing is stored, and the answer says that.
-        body = body.model_copy(update={"store": False})
+    if body.stream_options is not None and not body.stream:
+        raise BadRequest("stream_options: only with stream", param="stream_options")
     effort = body.reasoning.effort if body.reasoning is not None else None
     variables = common.effort_variables(effort, body.chat_template_kwargs)
     common.check_variables(variables)
@@ -47,8 +54,9 @@ def _messages(body: ResponsesRequest) -> tuple[Message, ...]:
     thoughts: str | None = None
     for number, item in enumerate(body.input):
         where = f"input.{number}"
+        common.check_fields(item, _FIELDS[item.type], where)
         if item.type == "reasoning":
-            thoughts = common.text_of(_thought_parts(item), f"{where}.content") or None
+            thoughts = _thoughts(item, where)
             continue
         _add(messages, item, where, thoughts)
         thoughts = None
@@ -81,9 +89,26 @@ def _add(messages: list[Message], item: InputItem, where: str, thoughts: str | N
         messages.append(Message(role, text, reasoning=thoughts if role == "assistant" else None))
 
 
-def _thought_parts(item: InputItem) -> list[common.Part]:
-    parts = item.content if isinstance(item.content, list) else []
-    return [part.model_copy(update={"type": "text"}) if part.type == "reasoning_text" else part for part in parts]
+def _thoughts(item: InputItem, where: str) -> str | None:
+    """Return what the model thought: its own words, what they were packed into, or a summary of them."""
+    if isinstance(item.content, str):
+        return item.content or None
+    words = common.text_of(_as_text(item.content), f"{where}.content")
+    if not words and item.encrypted_content is not None:
+        words = _unpacked(item.encrypted_content, f"{where}.encrypted_content")
+    return words or common.text_of(_as_text(item.summary), f"{where}.summary") or None
+
+
+def _as_text(parts: list[InputPart] | None) -> list[InputPart]:
+    kinds = ("reasoning_text", "summary_text")
+    return [part.model_copy(update={"type": "text"}) if part.type in kinds else part for part in parts or ()]
+
+
+def _unpacked(packed: str, where: str) -> str:
+    try:
+        return unpacked(packed)
+    except ValueError as error:
+        raise BadRequest(f"{where}: this server did not write that; leave it out", param=where) from error
 
 
 def _constraint(body: ResponsesRequest) -> Constraint | None:

@@ -25,7 +25,8 @@ async def responses(request: Request) -> Response:
     body = await body_of(request, ResponsesRequest)
     name = model_name(request, body.model)
     asked = read_responses(body, serving_of(request).settings)
-    writer = ResponseWriter(name, _echo(body, asked))
+    packs = "reasoning.encrypted_content" in (body.include or ())
+    writer = ResponseWriter(name, _echo(body, asked), packs)
     all_asked = Asked(body.model, [asked], body.parallel_tool_calls is False)
     if body.stream:
         return await streaming(request, all_asked, writer, writer.failure)

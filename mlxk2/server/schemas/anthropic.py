@@ -9,6 +9,13 @@ from pydantic import Field
 from .strict import JsonObject, Strict
 
 
+class CacheControl(Strict):
+    """A hint: what prompts begin with alike is kept anyway, as long as there is room."""
+
+    type: Literal["ephemeral"]
+    ttl: Optional[Literal["5m", "1h"]] = None
+
+
 class Block(Strict):
     """A part of a message: text, a call of a tool, its result, or thoughts."""
 
@@ -24,7 +31,7 @@ class Block(Strict):
     signature: Optional[str] = None
     data: Optional[str] = None
     source: Any = None
-    cache_control: Any = None
+    cache_control: Optional[CacheControl] = None
     citations: Any = None
     title: Any = None
     context: Any = None
@@ -46,9 +53,8 @@ class AnthropicTool(Strict):
     description: Optional[str] = None
     input_schema: JsonObject
     strict: Optional[bool] = None
-    cache_control: Any = None
-    input_examples: Any = None
-    eager_input_streaming: Optional[bool] = None
+    cache_control: Optional[CacheControl] = None
+    eager_input_streaming: Optional[bool] = Field(None, description="arguments are streamed as they come anyway")
     defer_loading: Optional[Literal[False]] = None
 
 
@@ -64,8 +70,8 @@ class Thinking(Strict):
     """Whether the model is to think; how long is up to the model."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Optional[int] = None
-    display: Optional[str] = None
+    budget_tokens: Optional[int] = Field(None, ge=1, description="a hint, without effect; max_tokens bounds all")
+    display: Optional[Literal["summarized"]] = Field(None, description="thoughts come whole")
 
 
 class OutputFormat(Strict):
@@ -92,7 +98,7 @@ class CountRequest(Strict):
     tool_choice: Optional[ToolChoice] = None
     thinking: Optional[Thinking] = None
     output_config: Optional[OutputConfig] = None
-    cache_control: Any = None
+    cache_control: Optional[CacheControl] = None
 
 
 class MessagesRequest(CountRequest):
@@ -104,5 +110,5 @@ class MessagesRequest(CountRequest):
     top_k: Optional[int] = None
     stop_sequences: Optional[list[str]] = None
     stream: bool = False
-    metadata: Optional[JsonObject] = None
-    service_tier: Optional[str] = None
+    metadata: Optional[JsonObject] = Field(None, description="labels, without effect")
+    service_tier: Optional[Literal["auto", "standard_only"]] = Field(None, description="all requests are served alike")

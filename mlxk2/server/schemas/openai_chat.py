@@ -98,19 +98,21 @@ class ResponseFormat(Strict):
     json_schema: Optional[JsonSchemaFormat] = None
 
 
-class Ignored(SamplingFields):
-    """Fields that are taken and change nothing here."""
+class CommonFields(SamplingFields):
+    """Labels, which change nothing, and what can only be asked for as it is anyway."""
 
-    user: Optional[str] = None
-    metadata: Optional[JsonObject] = None
-    store: Optional[bool] = Field(None, description="nothing is ever stored")
-    service_tier: Optional[str] = None
-    prompt_cache_key: Optional[str] = None
-    prompt_cache_retention: Optional[str] = None
-    safety_identifier: Optional[str] = None
+    user: Optional[str] = Field(None, description="a label, without effect")
+    metadata: Optional[JsonObject] = Field(None, description="labels, without effect")
+    prompt_cache_key: Optional[str] = Field(None, description="a label, without effect: like prompts are found anyway")
+    safety_identifier: Optional[str] = Field(None, description="a label, without effect")
+    store: Optional[Literal[False]] = Field(None, description="nothing is ever stored")
+    service_tier: Optional[Literal["auto", "default"]] = Field(None, description="all requests are served alike")
+    prompt_cache_retention: Optional[Literal["in_memory", "in-memory"]] = Field(
+        None, description="prompts are kept in memory, as long as there is room"
+    )
 
 
-class ChatRequest(Ignored):
+class ChatRequest(CommonFields):
     """What is asked of a chat model."""
 
     model: Optional[str] = None
@@ -130,4 +132,4 @@ class ChatRequest(Ignored):
     reasoning_effort: Optional[Literal["none", "minimal", "low", "medium", "high", "xhigh"]] = None
     chat_template_kwargs: Optional[JsonObject] = Field(None, description="variables of the chat template")
     modalities: Optional[list[Literal["text"]]] = None
-    verbosity: Optional[Literal["low", "medium", "high"]] = None
+    verbosity: Optional[Literal["medium"]] = Field(None, description="how long answers are is up to the model")

@@ -6,7 +6,7 @@ from typing import Any, Literal, Optional, Union
 
 from pydantic import Field
 
-from .openai_chat import Ignored
+from .openai_chat import CommonFields
 from .strict import JsonObject, Strict
 
 
@@ -75,24 +75,24 @@ class TextOptions(Strict):
     """How the text is to be."""
 
     format: Optional[TextFormat] = None
-    verbosity: Optional[Literal["low", "medium", "high"]] = None
+    verbosity: Optional[Literal["medium"]] = Field(None, description="how long answers are is up to the model")
 
 
 class ReasoningOptions(Strict):
     """How much the model is to think."""
 
     effort: Optional[Literal["none", "minimal", "low", "medium", "high", "xhigh"]] = None
-    summary: Optional[str] = None
-    generate_summary: Optional[str] = None
+    summary: Optional[Literal["auto"]] = Field(None, description="thoughts come whole, and are never summarized")
+    generate_summary: Optional[Literal["auto"]] = None
 
 
 class ResponsesStreamOptions(Strict):
     """Nothing that changes a stream here."""
 
-    include_obfuscation: bool = False
+    include_obfuscation: Literal[False] = False
 
 
-class ResponsesRequest(Ignored):
+class ResponsesRequest(CommonFields):
     """What is asked of a chat model; nothing is kept afterwards."""
 
     model: Optional[str] = None

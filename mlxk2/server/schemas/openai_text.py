@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, Optional, Union
 
-from .openai_chat import Ignored
+from pydantic import Field
+
+from .openai_chat import CommonFields
 from .strict import StopField, StreamOptions, Strict
 
 Texts = Union[str, list[str], list[int], list[list[int]]]
 
 
-class CompletionRequest(Ignored):
+class CompletionRequest(CommonFields):
     """A text to continue, as it is."""
 
     model: Optional[str] = None
@@ -32,4 +34,4 @@ class EmbeddingRequest(Strict):
     model: Optional[str] = None
     input: Texts
     encoding_format: Literal["float", "base64"] = "float"
-    user: Optional[str] = None
+    user: Optional[str] = Field(None, description="a label, without effect")

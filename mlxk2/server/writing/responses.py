@@ -11,6 +11,7 @@ from mlxk2.errors import MlxkError
 from mlxk2.events import Usage
 from mlxk2.server.errors import openai_error
 from mlxk2.server.exchange import Collected, Numbered
+from mlxk2.server.packed import packed
 from mlxk2.server.protocol import Begun, Over
 from mlxk2.server.sse import frame
 
@@ -27,10 +28,14 @@ _DELTAS = {TEXT: "response.output_text", CALL: "response.function_call_arguments
 
 @dataclass
 class ResponseWriter:
-    """Writes one response. `echo` has the fields that an answer repeats of its request."""
+    """Writes one response. `echo` has the fields that an answer repeats of its request.
+
+    With `packs_thoughts` these come in a form as well that means something to this server alone.
+    """
 
     model: str
     echo: dict[str, Any]
+    packs_thoughts: bool = False
     id: str = field(default_factory=lambda: common.new_id("resp_"))
     created: int = field(default_factory=lambda: int(time.time()))
     _events: int = 0
@@ -103,7 +108,8 @@ class ResponseWriter:
         if block.kind == TEXT:
             return {**head, "type": "message", "role": "assistant", "content": [_text_part(block)]}
         thoughts = [{"type": "reasoning_text", "text": block.text}]
-        return {**head, "type": "reasoning", "summary": [], "content": thoughts}
+        word = {"encrypted_content": packed(block.text)} if self.packs_thoughts else {}
+        return {**head, "type": "reasoning", "summary": [], "content": thoughts, **word}
 
     def _opening(self, block: Block) -> Iterator[tuple[str, dict[str, Any]]]:
         empty = Block(block.kind, block.index, block.call_id, block.name)

@@ -1,0 +1,131 @@
+"""Each field of a request does what it says, or is a label, or is refused by its name with what is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.fake_host import FakeHost, RunningServer, Script, http_client, serving
+
+pytest.importorskip("fastapi", reason="the server's packages are not installed")
+HTTP = http_client()
+
+CHAT, TEXT, RESPONSES, MESSAGES, VECTORS = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings",
+)  # fmt: skip
+HELLO = [{"role": "user", "content": "hello"}]
+SOUND: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": HELLO},
+    TEXT: {"prompt": "a"},
+    RESPONSES: {"input": "a"},
+    MESSAGES: {"messages": HELLO, "max_tokens": 5},
+    VECTORS: {"input": "a"},
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serving(FakeHost()) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def fresh(server: RunningServer) -> None:
+    server.host.script = Script()
+    server.host.requests.clear()
+
+
+def post(server: RunningServer, path: str, **change: Any) -> Any:
+    return HTTP.post(server.url + path, json={**SOUND[path], **change})
+
+
+def users(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(blocks)}]
+
+
+TOOL = {"name": "f", "input_schema": {"type": "object"}}
+REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    *((path, {"store": True}, "store", "False") for path in (CHAT, TEXT, RESPONSES)),
+    *((path, {"service_tier": "priority"}, "service_tier", "'default'") for path in (CHAT, TEXT, RESPONSES)),
+    (MESSAGES, {"service_tier": "priority"}, "service_tier", "'standard_only'"),
+    *((path, {"prompt_cache_retention": "24h"}, "prompt_cache_retention", "in_memory") for path in (CHAT, RESPONSES)),
+    (CHAT, {"verbosity": "low"}, "verbosity", "'medium'"),
+    (RESPONSES, {"text": {"verbosity": "high"}}, "text.verbosity", "'medium'"),
+    (RESPONSES, {"reasoning": {"summary": "concise"}}, "reasoning.summary", "'auto'"),
+    (RESPONSES, {"reasoning": {"generate_summary": "detailed"}}, "reasoning.generate_summary", "'auto'"),
+    (CHAT, {"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "False"),
+    (RESPONSES, {"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "False"),
+    (RESPONSES, {"stream_options": {}}, "stream_options", "stream"),
+    (CHAT, {"messages": users({"type": "text", "text": "a", "image_url": {"url": "x"}})}, "messages.0.content.0.image_url", "'text'"),
+    (RESPONSES, {"input": users({"type": "input_text", "text": "a", "file_id": "x"})}, "input.0.content.0.file_id", "'input_text'"),
+    (RESPONSES, {"input": [{"type": "message", "role": "user", "content": "a", "call_id": "x"}]}, "input.0.call_id", "'message'"),
+    (RESPONSES, {"input": [{"type": "reasoning", "encrypted_content": "gAAA"}]}, "input.0.encrypted_content", "leave it out"),
+    (RESPONSES, {"input": [{"type": "reasoning", "encrypted_content": "mlxk2.%"}]}, "input.0.encrypted_content", "leave it out"),
+    (MESSAGES, {"messages": users({"type": "text", "text": "a", "tool_use_id": "x"})}, "messages.0.content.0.tool_use_id", "'text'"),
+    (MESSAGES, {"messages": users({"type": "redacted_thinking", "data": "x"})}, "messages.0.content.0", "redacted_thinking"),
+    (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}}, "thinking.display", "'summarized'"),
+    (MESSAGES, {"tools": [{**TOOL, "input_examples": [{}]}]}, "tools.0.input_examples", "not supported"),
+    (MESSAGES, {"cache_control": {"type": "forever"}}, "cache_control.type", "'ephemeral'"),
+    (VECTORS, {"dimensions": 3}, "dimensions", "not supported"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "change", "field", "words"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_is_not_done_is_a_400_that_names_the_field_and_says_what_is_possible(
+    server: RunningServer, path: str, change: dict[str, Any], field: str, words: str
+) -> None:
+    answer = post(server, path, **change)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error.get("param", field) == field
+    assert field in error["message"] and words in error["message"]
+    assert server.host.requests == []
+
+
+LABELS = {"user": "me", "metadata": {"a": "b"}, "safety_identifier": "x", "prompt_cache_key": "y"}
+AS_EVER: list[tuple[str, dict[str, Any]]] = [
+    *((path, {**LABELS, "store": False, "service_tier": "auto"}) for path in (CHAT, TEXT, RESPONSES)),
+    *((path, {"store": None, "service_tier": "default", "prompt_cache_retention": "in_memory"}) for path in (CHAT, RESPONSES)),
+    (CHAT, {"verbosity": "medium", "modalities": ["text"], "reasoning_effort": None}),
+    (CHAT, {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}}),
+    (RESPONSES, {"text": {"verbosity": "medium"}, "truncation": "disabled", "background": False}),
+    (RESPONSES, {"reasoning": {"effort": "low", "summary": "auto"}, "include": ["reasoning.encrypted_content"]}),
+    (MESSAGES, {"metadata": {"user_id": "me"}, "service_tier": "auto", "cache_control": {"type": "ephemeral", "ttl": "1h"}}),
+    (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": 2048, "display": "summarized"}}),
+    (MESSAGES, {"messages": users({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}})}),
+    (VECTORS, {"user": "me", "encoding_format": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "change"), AS_EVER, ids=lambda value: str(value)[:40])
+def test_labels_and_what_is_done_anyway_are_taken(server: RunningServer, path: str, change: dict[str, Any]) -> None:
+    answer = post(server, path, **change)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_tool_that_failed_is_told_to_the_model(server: RunningServer) -> None:
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "no such city", "is_error": True}
+    assert post(server, MESSAGES, messages=[*HELLO, call, *users(result)]).status_code == 200
+    assert server.host.requests[0].messages[-1].content == "Error: no such city"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thoughts_come_back_in_the_form_that_only_the_server_reads(server: RunningServer, stream: bool) -> None:
+    server.host.script = Script(thoughts=("hm, ", "é"))
+    answer = post(server, RESPONSES, include=["reasoning.encrypted_content"], stream=stream)
+    assert answer.status_code == 200
+    word = answer.text.split('"encrypted_content":"')[-1].split('"')[0]
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": word}
+    again = [{"role": "user", "content": "a"}, item, {"role": "assistant", "content": "b"}, *HELLO]
+    assert post(server, RESPONSES, input=again).status_code == 200
+    assert server.host.requests[-1].messages[1].reasoning == "hm, é"
+    assert "encrypted_content" not in post(server, RESPONSES, stream=stream).text
+
+
+def test_a_summary_of_thoughts_is_read_where_there_is_no_more(server: RunningServer) -> None:
+    item = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "short"}]}
+    again = [{"role": "user", "content": "a"}, item, {"role": "assistant", "content": "b"}, *HELLO]
+    assert post(server, RESPONSES, input=again).status_code == 200
+    assert server.host.requests[-1].messages[1].reasoning == "short"
