@@ -84,9 +84,26 @@ def test_load_and_unload(server: RunningServer) -> None:
     refusal(HTTP.post(f"{server.url}/v1/models/org/nobody/load"), 404)
 
 
-def test_an_unknown_model_is_a_404(server: RunningServer) -> None:
-    error = refusal(HTTP.post(server.url + CHAT, json={"messages": HELLO, "model": "nobody"}), 404)
-    assert error["code"] == "model_not_found"
+ASKING: dict[str, tuple[dict[str, Any], str]] = {
+    CHAT: ({"messages": HELLO}, "messages"),
+    TEXT: ({"prompt": "a"}, "prompt"),
+    "/v1/responses": ({"input": "a"}, "input"),
+    "/v1/embeddings": ({"input": "a"}, "input"),
+}
+
+
+@pytest.mark.parametrize("path", ASKING)
+def test_an_unknown_model_is_a_404(server: RunningServer, path: str) -> None:
+    error = refusal(HTTP.post(server.url + path, json={**ASKING[path][0], "model": "nobody"}), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize("path", ASKING)
+def test_a_prompt_that_is_too_long_is_named_as_the_api_names_it(server: RunningServer, path: str) -> None:
+    body, param = ASKING[path]
+    server.host.script = Script(error=errors.ContextLengthExceeded("5 and 4"))
+    error = refusal(HTTP.post(server.url + path, json=body))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", param)
 
 
 @pytest.mark.parametrize("state", [RESTARTING, FAILED])
@@ -267,6 +284,39 @@ def test_bodies_that_are_no_json_are_a_400(server: RunningServer, path: str, bod
 
 def test_what_is_not_there_is_a_404_and_wrong_methods_a_405(server: RunningServer) -> None:
     assert refusal(HTTP.get(server.url + "/v1/nothing"), 404)["code"] == "not_found"
-    response = HTTP.get(server.url + CHAT)
-    assert refusal(response, 405)["code"] == "method_not_allowed"
-    assert response.headers["allow"] == "POST"
+    for method, path, allowed in (
+        ("GET", CHAT, "POST"),
+        ("HEAD", CHAT, "POST"),
+        ("OPTIONS", CHAT, "POST"),
+        ("DELETE", "/v1/models", "GET, HEAD"),
+        ("POST", f"/v1/models/{MODEL}", "GET, HEAD"),
+        ("GET", f"/v1/models/{MODEL}/load", "POST"),
+        ("HEAD", f"/v1/models/{MODEL}/unload", "POST"),
+        ("DELETE", f"/v1/models/{MODEL}/unload", "POST"),
+        ("OPTIONS", "/", "GET, HEAD"),
+    ):
+        response = HTTP.request(method, server.url + path)
+        assert (response.status_code, response.headers["allow"]) == (405, allowed), (method, path)
+        assert method == "HEAD" or refusal(response, 405)["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/docs",
+        "/health",
+        "/v1/models",
+        f"/v1/models/{MODEL}",
+        "/v1/models/org/nobody",
+        "/v1/status",
+        "/openapi.json",
+    ],
+)
+def test_head_is_get_without_a_body(server: RunningServer, path: str) -> None:
+    whole, head = HTTP.get(server.url + path), HTTP.head(server.url + path)
+    # How long the server is up takes more digits now and then.
+    changing = ("date", "x-request-id", *(("content-length",) if path == "/v1/status" else ()))
+    told = [{name: value for name, value in one.headers.items() if name not in changing} for one in (whole, head)]
+    assert (whole.status_code, told[0]) == (head.status_code, told[1])
+    assert (head.content, whole.content != b"") == (b"", True)

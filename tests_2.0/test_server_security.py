@@ -75,7 +75,9 @@ def test_settings_do_not_show_their_keys() -> None:
     "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", ""]
 )
 def test_a_name_that_is_not_ours_is_refused(server: RunningServer, host: str) -> None:
-    assert HTTP.get(server.url + "/v1/models", headers={"host": host}).status_code == 403
+    response = HTTP.get(server.url + "/v1/models", headers={"host": host})
+    assert response.status_code == 403
+    assert "--allowed-host NAME" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000"])
@@ -93,6 +95,7 @@ def test_other_names_can_be_allowed() -> None:
 def test_pages_of_other_sites_cannot_ask(server: RunningServer, path: str, origin: str) -> None:
     response = HTTP.post(server.url + path, json=BODY, headers={"origin": origin})
     assert response.status_code == 403
+    assert "--cors-origin ORIGIN" in response.json()["error"]["message"]
     assert "access-control-allow-origin" not in response.headers
 
 
@@ -125,9 +128,36 @@ def test_only_json_is_taken(server: RunningServer, kind: str) -> None:
     assert response.status_code == 415
 
 
-def test_json_with_a_charset_is_json(server: RunningServer) -> None:
-    headers = {"content-type": "application/json; charset=utf-8"}
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "application/json; charset=utf-8"},
+        {"content-type": 'Application/JSON;charset="UTF-8"'},
+        {"content-type": "application/json", "content-encoding": "identity"},
+    ],
+    ids=str,
+)
+def test_json_that_says_how_it_is_spelled_is_json(server: RunningServer, headers: dict[str, str]) -> None:
     assert HTTP.post(server.url + CHAT, content=json.dumps(BODY), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"content-encoding": "gzip"}, "gzip"),
+        ({"content-encoding": "identity, br"}, "br"),
+        ({"content-type": "application/json; charset=utf-16"}, "utf-16"),
+        ({"content-type": "application/json; x=1; charset=latin1"}, "latin1"),
+    ],
+    ids=str,
+)
+def test_json_that_is_spelled_otherwise_is_a_415_that_names_how(
+    server: RunningServer, headers: dict[str, str], words: str
+) -> None:
+    given = {"content-type": "application/json", **headers}
+    response = HTTP.post(server.url + CHAT, content=json.dumps(BODY), headers=given)
+    assert (response.status_code, response.headers["accept-encoding"]) == (415, "identity")
+    assert words in response.json()["error"]["message"]
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(server: RunningServer) -> None:

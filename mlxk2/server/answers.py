@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from mlxk2.errors import MlxkError
-from mlxk2.server.errors import anthropic_error, openai_error, retry_headers, status_of
+from mlxk2.server.errors import NotJson, anthropic_error, openai_error, retry_headers, status_of
 
 # After these the body of the request was not read to its end.
 _UNREAD = (401, 403, 408, 413, 415, 429)
@@ -46,6 +46,8 @@ def error_response(path: str, error: MlxkError, names: Mapping[str, str] | None 
     status, headers = status_of(error), retry_headers(error)
     if status in _UNREAD:
         headers["connection"] = "close"
+    if isinstance(error, NotJson):
+        headers["accept-encoding"] = "identity"
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     return JsonResponse(error_body(path, error, names), status_code=status, headers=headers)

@@ -16,15 +16,18 @@ from mlxk2 import __version__
 from mlxk2.errors import InternalError, MlxkError
 from mlxk2.server.access_log import AccessLog
 from mlxk2.server.bodies import Bodies
-from mlxk2.server.errors import MethodNotAllowed, NoSuchRoute
+from mlxk2.server.errors import TOO_LONG, MethodNotAllowed, NoSuchRoute
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.metrics import Metrics
 from mlxk2.server.models import Catalog, Models, nothing_cached
 from mlxk2.server.openapi import document
 from mlxk2.server.reading import anthropic as anthropic_reading
+from mlxk2.server.reading import chat as chat_reading
+from mlxk2.server.reading import completions as completions_reading
 from mlxk2.server.reading import responses as responses_reading
 from mlxk2.server.record import record_of
 from mlxk2.server.routes.anthropic import router as anthropic
+from mlxk2.server.routes.methods import heads_of, methods_at
 from mlxk2.server.routes.openai import router as openai
 from mlxk2.server.routes.responses import router as responses
 from mlxk2.server.routes.serving import Serving, refused
@@ -32,7 +35,17 @@ from mlxk2.server.routes.state import router as state
 from mlxk2.server.security import Gate
 from mlxk2.server.settings import ServerSettings
 
-_NAMES = {"/v1/responses": responses_reading.NAMES, "/v1/messages": anthropic_reading.NAMES}
+_APIS = (openai, responses, anthropic, state)
+_ROUTERS = (*_APIS, heads_of(_APIS))
+
+# The words of each API for the fields that an error names.
+_NAMES = {
+    "/v1/chat/completions": chat_reading.NAMES,
+    "/v1/completions": completions_reading.NAMES,
+    "/v1/embeddings": {TOO_LONG: "input"},
+    "/v1/responses": responses_reading.NAMES,
+    "/v1/messages": anthropic_reading.NAMES,
+}
 
 
 def create_app(host: HostLike, settings: ServerSettings, list_models: Catalog = nothing_cached) -> FastAPI:
@@ -50,7 +63,7 @@ def create_app(host: HostLike, settings: ServerSettings, list_models: Catalog = 
     app.state.serving = Serving(
         host, settings, Models(list_models, host, settings), metrics, Bodies(host, settings.max_body_bytes)
     )
-    for router in (openai, responses, anthropic, state):
+    for router in _ROUTERS:
         app.include_router(router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
@@ -84,7 +97,7 @@ class _RouteNames:
         finally:
             if scope["type"] == "http":
                 route = scope.get("route")
-                record_of(scope).route = getattr(route, "path", "other").replace(":path}", "}")
+                record_of(scope).route = getattr(route, "path_format", "other")
 
 
 async def _told(request: Request, error: Exception) -> Response:
@@ -98,7 +111,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     method, path = request.method, request.url.path[:100]
     if error.status_code == 405:
         answer = refused(request, MethodNotAllowed(f"{method} is not possible for {path}"))
-        answer.headers.update(error.headers or {})
+        routes = [*request.app.routes, *(route for router in _ROUTERS for route in router.routes)]
+        answer.headers["allow"] = ", ".join(sorted(methods_at(request.scope, routes)))
         return answer
     return refused(request, NoSuchRoute(f"there is nothing at {method} {path}", hint="see /docs"))
 

@@ -8,6 +8,7 @@ import math
 from typing import Any, Callable, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from mlxk2.server.errors import BadRequest, BodyTooLarge, BodyTooSlow, ClientGone, NotJson, bad_fields
@@ -16,6 +17,7 @@ from mlxk2.server.settings import ServerSettings
 Schema = TypeVar("Schema", bound=BaseModel)
 
 _DEEPEST = 64
+_CHARSETS = ("utf-8", "utf8", "us-ascii")
 
 # Larger bodies are parsed in a thread, so that others need not wait.
 _LARGE_BYTES = 256 * 1024
@@ -28,9 +30,7 @@ async def read_body(
 
     Raises: NotJson, BodyTooLarge, BodyTooSlow, BadRequest naming the field, ClientGone.
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise NotJson(f"the content type must be application/json, not {kind[:60] or 'missing'}")
+    _check_kind(request.headers)
     try:
         raw = await asyncio.wait_for(_read(request, settings.max_body_bytes, take), settings.body_timeout_s)
     except asyncio.TimeoutError as error:
@@ -40,6 +40,21 @@ async def read_body(
     if len(raw) > _LARGE_BYTES:
         return await asyncio.to_thread(_understood, raw, schema)
     return _understood(raw, schema)
+
+
+def _check_kind(headers: Headers) -> None:
+    """Raises: NotJson where the headers say that the body is anything else than JSON in UTF-8, as it is."""
+    kind, *parameters = (part.strip().lower() for part in headers.get("content-type", "").split(";"))
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise NotJson(f"the content type must be application/json, not {kind[:60] or 'missing'}")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        charset = value.strip().strip('"')
+        if name.strip() == "charset" and charset not in _CHARSETS:
+            raise NotJson(f"the charset must be utf-8, not {charset[:60] or 'missing'}")
+    for coding in ",".join(headers.getlist("content-encoding")).split(","):
+        if coding.strip().lower() not in ("", "identity"):
+            raise NotJson(f"the content encoding must be identity, not {coding.strip()[:60]}: send the JSON as it is")
 
 
 async def _read(request: Request, limit: int, take: Callable[[int], None]) -> bytes:

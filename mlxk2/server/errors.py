@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlxk2.errors import MlxkError, UsageError
+from mlxk2.errors import ContextLengthExceeded, MlxkError, UsageError
 from mlxk2.server.protocol import Problem
 
 
@@ -39,7 +39,7 @@ class BodyTooLarge(MlxkError):
 
 
 class NotJson(MlxkError):
-    """The body is of another content type than JSON."""
+    """The body is something else than JSON in UTF-8, as it is."""
 
     type = "unsupported_media_type"
     http_status = 415
@@ -92,6 +92,11 @@ class Told(MlxkError):
 _FIELDS = {
     "logprobs": "top_logprobs", "json_schema": "response_format", "regex": "response_format", "choices": "response_format",
 }  # fmt: skip
+# What these are about; of a prompt that is too long each API has a name of its own.
+_OF_THE_MODEL = frozenset({
+    "model_not_found", "ambiguous_match", "hash_not_found", "model_not_cached", "model_unhealthy", "incompatible_model",
+})  # fmt: skip
+TOO_LONG = ContextLengthExceeded.type
 _NAMED = re.compile(r"(prompt|suffix|messages|tools|tool_choice|input): ")
 _FLAG = re.compile(r"--([a-z][a-z-]*[a-z])")
 
@@ -118,7 +123,7 @@ def code_of(error: MlxkError) -> str:
 
 
 def openai_error(error: MlxkError, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the body of an answer that says so. `names` are the request's own words for fields."""
+    """Return the body of an answer that says so. `names` are the request's own words for fields, and for its prompt."""
     message, param = _in_words_of_the_api(error, names or {})
     status = status_of(error)
     kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
@@ -176,9 +181,11 @@ def _problem_words(problem: Mapping[str, Any]) -> str:
 
 def _in_words_of_the_api(error: MlxkError, names: Mapping[str, str]) -> tuple[str, str | None]:
     """Return the message with its hint, flags of the command line renamed, and the field that it is about."""
-    message = error.message
-    param = error.extra.get("param")
-    if code_of(error) == BadRequest.type:
+    message, code = error.message, code_of(error)
+    param = error.extra.get("param") or ("model" if code in _OF_THE_MODEL else None)
+    if code == TOO_LONG:
+        param = names.get(TOO_LONG)
+    if code == BadRequest.type:
 
         def renamed(match: re.Match[str]) -> str:
             name = match[1].replace("-", "_")

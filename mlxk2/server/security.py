@@ -53,14 +53,14 @@ class Gate:
             return
         names = headers.getlist("host")
         if len(names) != 1 or host_name(names[0]) not in self._hosts:
-            raise Forbidden("the Host header names another host", hint="start the server with --allowed-host NAME")
+            raise Forbidden("the Host header names another host; serve's flag --allowed-host NAME lets a name in")
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
         if origin is None or "*" in self._origins or origin.lower() in self._origins:
             return
         if _netloc(origin) != headers.get("host", "").lower():
-            raise Forbidden("pages of other sites may not use this server", hint="start it with --cors-origin ORIGIN")
+            raise Forbidden("pages of other sites may not ask; serve's flag --cors-origin ORIGIN lets a site in")
 
     def _check_key(self, headers: Headers) -> None:
         given = _digest(_given_key(headers))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from mlxk2.runner.constraint import Constraint
 from mlxk2.runner.request import GenerationRequest, Message, ToolCall
-from mlxk2.server.errors import BadRequest
+from mlxk2.server.errors import TOO_LONG, BadRequest
 from mlxk2.server.schemas.openai_chat import ChatMessage, ChatRequest, NamedTool
 from mlxk2.server.settings import ServerSettings
 
 from . import common, tools
 
 # The request's words for fields, where they are other ones than those of the command line.
-NAMES = {"logprobs": "top_logprobs", "max_tokens": "max_tokens"}
+NAMES = {TOO_LONG: "messages"}
 
 
 def read_chat(body: ChatRequest, settings: ServerSettings) -> list[GenerationRequest]:

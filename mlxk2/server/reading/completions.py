@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Union
 
 from mlxk2.runner.request import GenerationRequest
-from mlxk2.server.errors import BadRequest
+from mlxk2.server.errors import TOO_LONG, BadRequest
 from mlxk2.server.schemas.openai_text import CompletionRequest, Texts
 from mlxk2.server.settings import ServerSettings
 
 from . import common
 
+NAMES = {"logprobs": "logprobs", TOO_LONG: "prompt"}
 _MOST_PROMPTS = 256
 _LARGEST_ID = 2**31 - 1
 Text = Union[str, tuple[int, ...]]

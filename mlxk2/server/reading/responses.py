@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from mlxk2.runner.constraint import Constraint
 from mlxk2.runner.request import GenerationRequest, Message, ToolCall
-from mlxk2.server.errors import BadRequest
+from mlxk2.server.errors import TOO_LONG, BadRequest
 from mlxk2.server.packed import unpacked
 from mlxk2.server.schemas.openai_responses import FlatNamedTool, InputItem, InputPart, ResponsesRequest
 from mlxk2.server.settings import ServerSettings
 
 from . import common, tools
 
-NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
+NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", TOO_LONG: "input"}
 _EACH = ("type", "id", "status")
 _FIELDS = {
     "message": (*_EACH, "role", "phase", "content"),

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 from fastapi import APIRouter
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +20,23 @@ from mlxk2.server.record import record_of
 from mlxk2.server.status import status_of
 
 from .serving import exchange_of, serving_of
+
+
+class _ModelName(Convertor[str]):
+    """A name with its slashes, unless it ends as the addresses do that load and unload."""
+
+    regex = r".*(?<!/load)(?<!/unload)"
+
+    def convert(self, value: str) -> str:
+        """Return the name."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return the part of the address."""
+        return value
+
+
+register_url_convertor("model", _ModelName())
 
 SERVICE = "mlx-knife-server-2.0"
 router = APIRouter(tags=["Server"])
@@ -31,7 +49,6 @@ _POLICY = (
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
-@router.head("/health", include_in_schema=False)
 @router.get("/health", response_class=JsonResponse)
 async def health(request: Request) -> Response:
     """Tell whether the server can answer; a model that is being loaded, or none, is no illness."""
@@ -55,7 +72,7 @@ async def models(request: Request) -> Response:
     return JsonResponse({"object": "list", "data": await serving_of(request).models.listed()})
 
 
-@router.get("/v1/models/{name:path}", response_class=JsonResponse)
+@router.get("/v1/models/{name:model}", response_class=JsonResponse)
 async def model(request: Request, name: str) -> Response:
     """Describe one model."""
     return JsonResponse(await serving_of(request).models.one(name))
