@@ -1,6 +1,6 @@
 """An engine process as the event loop sees it: commands go in, events come out, and its end is told. Nothing here waits.
 
-Three threads wait instead: one reads events, one writes commands, one reads what the engine prints.
+Threads wait instead: one writes commands, one reads what the engine prints, and in the end one sees the process off.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import IO, Any, Callable, Protocol
 
+from mlxk2.server.event_line import EventLine
 from mlxk2.server.protocol import Command, EngineSpec, Stop
 
 ENGINE = "mlxk2.server.engine:run_engine"
@@ -31,13 +33,9 @@ from mlxk2.server.engine_boot import be_engine
 be_engine(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
 """
 
-# Bundles of events that the loop may be behind; an engine that says more has to wait.
-_MOST_UNREAD = 64
 # Seconds between the end of what an engine says and its own end.
 _GRACE_S = 2.0
 _LONGEST_LINE = 2000
-# What reading a message that is none may raise.
-_GARBAGE = (pickle.UnpicklingError, AttributeError, ImportError, LookupError, ValueError, TypeError, MemoryError)
 
 
 class Listener(Protocol):
@@ -79,18 +77,18 @@ class EngineProcess:
 
     def __init__(self, spec: EngineSpec, listener: Listener, target: str = ENGINE) -> None:
         self._listener, self._loop = listener, asyncio.get_running_loop()
-        self._unread = threading.Semaphore(_MOST_UNREAD)
         self._to_send: SimpleQueue[bytes | None] = SimpleQueue()
         self._to_send.put(pickle.dumps(spec))
-        self._process, self._commands, self._events = _spawn(target)
+        self._process, self._commands, events = _spawn(target)
         started: list[str] = []
         try:
-            # The reader is the last: it tells of the end.
-            for work in (self._write, self._log, self._read):
-                threading.Thread(target=work, name=f"engine-{work.__name__.strip('_')}", daemon=True).start()
-                started.append(work.__name__)
+            for name, work in (("write", self._write), ("log", self._log)):
+                _begin(name, work)
+                started.append(name)
+            self._events = EventLine(events, listener.heard, self._see_off)
         except BaseException:
-            self._undo("_write" in started, "_log" in started)
+            events.close()
+            self._undo("write" in started, "log" in started)
             raise
 
     @property
@@ -115,7 +113,6 @@ class EngineProcess:
         self._process.kill()
         self._process.wait()
         self._to_send.put(None)
-        self._events.close()
         if not is_writing:
             self._commands.close()
         for end in (self._process.stdin, None if is_logging else self._process.stdout):
@@ -128,22 +125,24 @@ class EngineProcess:
             for message in iter(self._to_send.get, None):
                 line.send_bytes(message)
 
-    def _read(self) -> None:
+    def _see_off(self, garbage: Exception | None) -> None:
+        """It says nothing more: let a thread wait for its end."""
         how = None
-        try:
-            while True:
-                events = self._events.recv()
-                self._unread.acquire()
-                self._call(self._deliver, events)
-        except (EOFError, OSError):
-            pass
-        except _GARBAGE as garbage:
+        if garbage is not None:
             how = f"said what cannot be understood ({type(garbage).__name__})"
             self.kill()
-        finally:
-            self._events.close()
-            end = self._wait()
-            self._call(self._listener.ended, how or end)
+        try:
+            _begin("end", partial(self._await_end, how))
+        except RuntimeError:
+            # No thread is to be had: what is killed need not be waited for.
+            self.kill()
+            self._await_end(how)
+
+    def _await_end(self, how: str | None) -> None:
+        end = self._wait()
+        # A loop that is closed has nobody left to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._listener.ended, how or end)
 
     def _wait(self) -> str:
         try:
@@ -156,15 +155,6 @@ class EngineProcess:
             self._process.stdin.close()
         return f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
 
-    def _deliver(self, events: Any) -> None:
-        self._unread.release()
-        self._listener.heard(events)
-
-    def _call(self, work: Callable[[Any], None], argument: Any) -> None:
-        # A loop that is closed has nobody left to tell.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(work, argument)
-
     def _log(self) -> None:
         output: IO[bytes] | None = self._process.stdout
         assert output is not None
@@ -173,6 +163,11 @@ class EngineProcess:
                 text = line.decode("utf-8", "replace").rstrip()
                 if text:
                     LOG.warning("engine %d: %s", self._process.pid, text)
+
+
+def _begin(name: str, work: Callable[[], None]) -> None:
+    """Raises: RuntimeError where no thread can be started."""
+    threading.Thread(target=work, name=f"engine-{name}", daemon=True).start()
 
 
 def _spawn(target: str) -> tuple[subprocess.Popen[bytes], Connection, Connection]:
