@@ -374,9 +374,18 @@ def test_ps_opens_a_server_with_its_key(cache: IsolatedCache, tmp_path: Path) ->
     keys.write_text("# for me\nfirst-key\nsecond-key\n")
     with running(CLI, "--json", "--port", "0", "--api-key-file", str(keys), env=cache.env) as server:
         port = str(server.port)
-        assert call("ps", "--port", port, "--json", env=cache.env).error["type"] == "auth_error"
+        without = call("ps", "--port", port, "--json", env=cache.env)
+        assert (without.error["type"], "demands a key" in without.error["message"]) == ("auth_error", True)
+        assert "--api-key-file FILE" in without.error["hint"]
         told = call("ps", "--port", port, "--api-key", "second-key", "--json", env=cache.env)
         assert (told.data["state"], told.data["loaded"]) == ("none", [])
         shown = call("ps", "--port", port, env={**cache.env, "MLXK2_API_KEY": "first-key"})
         assert (shown.code, shown.stdout.count("\n")) == (0, 1)
+        with_file = ("ps", "--port", port, "--api-key-file", str(keys), "--json")
+        assert call(*with_file, env=cache.env).data["state"] == "none"
+        keys.write_text("third-key\n")
+        wrong = call(*with_file, env=cache.env)
+        assert (wrong.error["type"], "another key" in wrong.error["message"]) == ("auth_error", True)
+        keys.write_text("# none\n")
+        assert "holds no key" in call(*with_file, env=cache.env).error["message"]
         assert "key" not in server.err.read_text()

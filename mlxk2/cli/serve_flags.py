@@ -165,7 +165,7 @@ def _keys(args: argparse.Namespace, settings: Settings) -> tuple[str, ...]:
     """Gather the keys of the command line, the file and the environment. Raises: UsageError."""
     keys = list(args.api_key)
     if args.api_key_file is not None:
-        keys += _keys_in(args.api_key_file)
+        keys += keys_in(args.api_key_file)
     if settings.api_key is not None:
         keys.append(settings.api_key)
     for key in keys:
@@ -174,7 +174,8 @@ def _keys(args: argparse.Namespace, settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def _keys_in(name: str) -> list[str]:
+def keys_in(name: str) -> list[str]:
+    """Return the keys in a file, at least one. Raises: UsageError."""
     try:
         lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

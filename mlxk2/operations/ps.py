@@ -61,8 +61,10 @@ class PsResult:
 def ps(address: ServerAddress) -> PsResult:
     """Ask the server there. Raises: ServerUnreachable, AuthError."""
     status, body = _get(address, "/v1/status")
-    if status in (401, 403):
-        raise AuthError(f"the server at {address.url} demands a key", hint="--api-key KEY, or MLXK2_API_KEY")
+    if status == 401:
+        raise _locked(address)
+    if status == 403:
+        raise ServerUnreachable(f"the server at {address.url} answers to other names only", hint="--host 127.0.0.1")
     try:
         told: Any = json.loads(body) if status == 200 else None
         loaded = tuple(_read(LoadedModel, model) for model in told["loaded"])
@@ -72,6 +74,14 @@ def ps(address: ServerAddress) -> PsResult:
         raise ServerUnreachable(
             f"what listens at {address.url} is no server of MLX Knife, or another version's", hint="--port N"
         ) from error
+
+
+def _locked(address: ServerAddress) -> AuthError:
+    if address.api_key is None:
+        return AuthError(
+            f"the server at {address.url} demands a key", hint="--api-key-file FILE, MLXK2_API_KEY, or --api-key KEY"
+        )
+    return AuthError(f"the server at {address.url} demands another key than the one given", hint="one of serve's own")
 
 
 def _read(kind: Any, told: Any) -> Any:
