@@ -688,6 +688,28 @@ def test_the_line_has_an_end() -> None:
     tell(story, max_concurrency=2, max_queue=1)
 
 
+@pytest.mark.parametrize(
+    ("concurrency", "queue", "answers", "seconds"),
+    [(2, 6, 0, 4), (4, 4, 0, 2), (8, 0, 0, 1), (1, 69, 0, 60), (2, 6, 40, 1)],
+)
+def test_who_comes_too_much_is_told_when_those_before_may_be_done(
+    concurrency: int, queue: int, answers: int, seconds: int
+) -> None:
+    """As long as nothing has been answered, an answer takes a second."""
+
+    async def story(host: ModelHost) -> None:
+        for _ in range(answers):
+            await answer(host, "fine")
+        streams = [await begin(host, "slow") for _ in range(concurrency + queue)]
+        with pytest.raises(QueueFull) as full:
+            await answer(host, "slow")
+        assert full.value.extra["retry_after_s"] == host.snapshot().retry_after_s == seconds
+        for stream in streams:
+            await stream.aclose()
+
+    tell(story, max_concurrency=concurrency, max_queue=queue)
+
+
 def test_requests_for_a_model_that_is_being_loaded_count() -> None:
     async def story(host: ModelHost) -> None:
         waiting = [asyncio.create_task(answer(host, "late")) for _ in range(2)]

@@ -196,13 +196,13 @@ def test_what_readers_of_json_do_not_understand_alike_is_refused(
 def test_no_body_is_read_that_could_not_be_answered() -> None:
     class Busy(FakeHost):
         def snapshot(self) -> HostSnapshot:
-            return replace(super().snapshot(), running=3, waiting=2, max_concurrency=3, max_queue=2)
+            return replace(super().snapshot(), running=3, waiting=2, max_concurrency=3, max_queue=2, retry_after_s=7)
 
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
     with serving(Busy()) as running:
         answer = talk(running, head.encode())
         assert b" 429 " in answer.split(b"\r\n")[0]
-        assert b"retry-after: 1\r\n" in answer
+        assert b"retry-after: 7\r\n" in answer
         assert HTTP.get(running.url + "/health").status_code == 200
 
 

@@ -28,7 +28,9 @@ class Bodies:
         """
         told = self._host.snapshot()
         if told.running + told.waiting + self._count >= told.max_concurrency + told.max_queue:
-            raise QueueFull("the server has as many requests as it takes", hint="try again later", retry_after_s=1)
+            raise QueueFull(
+                "the server has as many requests as it takes", hint="try again later", retry_after_s=told.retry_after_s
+            )
         own = 0
 
         def take(size: int) -> None:

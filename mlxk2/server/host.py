@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
@@ -113,9 +114,12 @@ class ModelHost:
         ticket = Ticket(id, spec, make(id))
         with self._place_for(ticket):
             event = await ticket.take()
+            began = time.monotonic()
             while event is not None:
                 yield event
                 event = await ticket.take()
+            # Lately counts more than long ago; how long it waited for its turn is no matter.
+            self._seconds_each += (time.monotonic() - began - self._seconds_each) / 8
 
     async def load(self, model: str) -> None:
         """Return when the model is loaded, after its turn came. Raises as `submit` does."""
@@ -150,6 +154,7 @@ class ModelHost:
             problem=None if problem is None else problem.message,
             started_at=self._started_at,
             loaded_at=keeper.loaded_at if keeper is not None else None,
+            retry_after_s=self._retry(),
         )
 
     # --- a request -------------------------------------------------------------------------------------------------
@@ -157,15 +162,12 @@ class ModelHost:
     @contextmanager
     def _place_for(self, ticket: Ticket) -> Iterator[None]:
         """Stand in line; whatever ends this, the place is free again."""
-        began = time.monotonic()
         limits = self._settings
         self._join(ticket)
         if ticket.command is not None:
             ticket.limit(limits.queue_timeout_s, self._too_late(), limits.request_timeout_s, self._too_long())
         try:
             yield
-            # Lately counts more than long ago.
-            self._seconds_each += (time.monotonic() - began - self._seconds_each) / 8
         finally:
             self._leave(ticket)
 
@@ -196,18 +198,23 @@ class ModelHost:
         """Raises: QueueFull, ServerStopping."""
         if self._stopping:
             raise _stopping()
-        running = len(self._keeper.running) if self._keeper is not None else 0
         most = self._settings.max_concurrency + self._settings.max_queue
-        if running + len(self._line) + self._asking >= most:
+        if self._load >= most:
             raise QueueFull(
                 f"the server has {most} requests, and takes no more",
                 hint="try again later",
                 retry_after_s=self._retry(),
             )
 
+    @property
+    def _load(self) -> int:
+        """How many requests there are."""
+        return (len(self._keeper.running) if self._keeper is not None else 0) + len(self._line) + self._asking
+
     def _retry(self) -> int:
-        """Seconds after which a place may be free."""
-        return max(1, min(round(self._seconds_each), _LONGEST_RETRY_S))
+        """Seconds after which those that are here now may be done, so many at a time as they are answered."""
+        rounds = self._load / self._settings.max_concurrency
+        return max(1, min(math.ceil(rounds * self._seconds_each), _LONGEST_RETRY_S))
 
     def _too_late(self) -> WaitedTooLong:
         limit = self._settings.queue_timeout_s

@@ -38,7 +38,8 @@ class HostSettings:
 class HostSnapshot:
     """How the host is. Times are seconds since 1970; `problem` says why there is no engine, where that is not as it should be.
 
-    `running` requests were handed to the engine, `waiting` ones were not; `restarts` counts engines that were lost.
+    `running` requests were handed to the engine, `waiting` ones were not; `restarts` counts engines that were lost;
+    after `retry_after_s` seconds those that are here now may be done.
     """
 
     state: str
@@ -54,6 +55,7 @@ class HostSnapshot:
     problem: str | None
     started_at: float
     loaded_at: float | None
+    retry_after_s: int = 1
 
 
 class HostLike(Protocol):
