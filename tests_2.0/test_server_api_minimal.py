@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
+import logging
 import math
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.fake_host import MODEL, FakeHost, RunningServer, Script, http_client, serving
+from support.fake_host import MODEL, PART, FakeHost, RunningServer, Script, http_client, serving, wait_until
 
 from mlxk2.runner.request import Message
 from mlxk2.server.protocol import Embed
@@ -147,6 +149,30 @@ def test_who_takes_one_call_gets_no_more(server: RunningServer, path: str, strea
     assert '"g"' not in told.text and '"c2"' not in told.text
     body.pop("parallel_tool_calls", None), body.pop("tool_choice", None)
     assert '"c2"' in HTTP.post(server.url + path, json=body).text
+
+
+EACH_API = {**ONE_CALL, "/v1/completions": {"prompt": "hi"}, "/v1/embeddings": {"input": "hi"}}
+
+
+@pytest.mark.parametrize("asked", [None, PART, MODEL])
+@pytest.mark.parametrize("path", EACH_API)
+def test_answers_and_the_log_call_the_model_by_its_whole_name(
+    server: RunningServer, caplog: pytest.LogCaptureFixture, path: str, asked: str | None
+) -> None:
+    caplog.set_level(logging.INFO, logger="mlxk2.access")
+    body = {**EACH_API[path], "model": asked}
+    assert HTTP.post(server.url + path, json=body).json()["model"] == MODEL
+    if path != "/v1/embeddings":
+        streamed = HTTP.post(server.url + path, json={**body, "stream": True}).text
+        told = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+        names = [event.get("model") or event.get("message", event.get("response", {})).get("model") for event in told]
+        assert set(filter(None, names)) == {MODEL}
+    wait_until(lambda: len(access_lines(caplog)) == 1 + (path != "/v1/embeddings"))
+    assert {line["model"] for line in access_lines(caplog)} == {MODEL}
+
+
+def access_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [vars(record)["fields"] for record in caplog.records if record.name == "mlxk2.access"]
 
 
 def test_a_call_that_is_none_is_not_the_one_call(server: RunningServer) -> None:

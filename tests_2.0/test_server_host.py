@@ -670,6 +670,17 @@ def test_an_engine_that_does_not_end_when_asked_is_killed() -> None:
     tell(story, end_timeout_s=0.2)
 
 
+def test_a_model_has_one_name_however_it_is_called() -> None:
+    async def story(host: ModelHost) -> None:
+        with pytest.raises(ModelNotFound):
+            await host.name_of(None)
+        assert await host.name_of("fin") == "fine"
+        assert await answer(host, "fin") == ANSWER
+        assert await host.name_of(None) == host.snapshot().model == "fine"
+
+    tell(story, resolve=lambda name: spec_of("fine"))
+
+
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.fake_host import MODEL, FakeHost, RunningServer, Script, http_client, serving
+from support.fake_host import MODEL, PART, FakeHost, RunningServer, Script, http_client, serving
 
 from mlxk2 import errors
 from mlxk2.inspection.describe import ModelInfo
@@ -81,7 +81,10 @@ def test_load_and_unload(server: RunningServer) -> None:
     assert server.host.loaded is None
     assert HTTP.post(f"{server.url}/v1/models/{MODEL}/load").json()["loaded"] is True
     assert server.host.loaded == MODEL
+    assert HTTP.post(f"{server.url}/v1/models/{PART}/load").json()["id"] == MODEL
+    assert HTTP.post(f"{server.url}/v1/models/{PART}/unload").json()["id"] == MODEL
     refusal(HTTP.post(f"{server.url}/v1/models/org/nobody/load"), 404)
+    refusal(HTTP.post(f"{server.url}/v1/models/org/nobody/unload"), 404)
 
 
 ASKING: dict[str, tuple[dict[str, Any], str]] = {

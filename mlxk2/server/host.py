@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Callable, NamedTuple
+from typing import Callable
 from uuid import uuid4
 
 from mlxk2.errors import (
@@ -28,7 +28,7 @@ from mlxk2.errors import (
 )
 from mlxk2.server.engine_keeper import EngineKeeper
 from mlxk2.server.engine_process import EngineProcess, StartEngine
-from mlxk2.server.host_types import FAILED, NONE, READY, STOPPING, HostSettings, HostSnapshot, Resolve
+from mlxk2.server.host_types import FAILED, NONE, READY, STOPPING, HostSettings, HostSnapshot, Obituary, Resolve
 from mlxk2.server.protocol import Command, EngineSpec, RequestEvent
 from mlxk2.server.ticket import Ticket
 
@@ -40,15 +40,6 @@ _MOST_NAMES = 64
 # Of the time to stop, the part that answers have to come to their own end.
 _PART_FOR_ANSWERS = 0.6
 _LONGEST_RETRY_S = 60
-
-
-class _Obituary(NamedTuple):
-    """What became of the last engine, where it did not end as asked to."""
-
-    spec: EngineSpec
-    state: str
-    problem: MlxkError
-    deaths: int
 
 
 class ModelHost:
@@ -65,7 +56,7 @@ class ModelHost:
         self._names: dict[str, tuple[EngineSpec, float]] = {}
         self._look_ups: dict[str, asyncio.Task[EngineSpec]] = {}
         self._keeper: EngineKeeper | None = None
-        self._obituary: _Obituary | None = None
+        self._obituary: Obituary | None = None
         self._lost = 0
         self._seconds_each = 1.0
         self._started_at = time.time()
@@ -120,6 +111,10 @@ class ModelHost:
                 event = await ticket.take()
             # Lately counts more than long ago; how long it waited for its turn is no matter.
             self._seconds_each += (time.monotonic() - began - self._seconds_each) / 8
+
+    async def name_of(self, model: str | None) -> str:
+        """Return the whole name of the model that `submit` would ask. Raises: ModelNotFound, what `resolve` raises."""
+        return (await self._find(model)).ref.name
 
     async def load(self, model: str) -> None:
         """Return when the model is loaded, after its turn came. Raises as `submit` does."""
@@ -341,7 +336,7 @@ class ModelHost:
             if ticket.spec == keeper.spec:
                 ticket.fail(problem)
         self._line = [ticket for ticket in self._line if ticket.spec != keeper.spec]
-        self._obituary = _Obituary(keeper.spec, keeper.state, problem, keeper.deaths)
+        self._obituary = Obituary(keeper.spec, keeper.state, problem, keeper.deaths)
         self._keep_count(keeper)
 
     def _keep_count(self, keeper: EngineKeeper) -> None:

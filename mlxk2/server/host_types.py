@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Callable, Protocol
+from typing import Callable, NamedTuple, Protocol
 
+from mlxk2.errors import MlxkError
 from mlxk2.server.protocol import Command, EngineSpec, Ready, RequestEvent, Status
 
 # What a host is doing; "none": no model is loaded, and none is on its way.
@@ -58,11 +59,24 @@ class HostSnapshot:
     retry_after_s: int = 1
 
 
+class Obituary(NamedTuple):
+    """What became of the last engine, where it did not end as asked to."""
+
+    spec: EngineSpec
+    state: str
+    problem: MlxkError
+    deaths: int
+
+
 class HostLike(Protocol):
     """What the HTTP side asks of a host."""
 
     def submit(self, model: str | None, make: Callable[[str], Command]) -> AsyncIterator[RequestEvent]:
         """Yield the events of a request; see ModelHost."""
+        ...
+
+    async def name_of(self, model: str | None) -> str:
+        """Return the whole name of a model, None being the one that requests get which name none."""
         ...
 
     async def load(self, model: str) -> None:

@@ -13,7 +13,7 @@ from mlxk2.server.reading.anthropic import read_messages, wants_one_call
 from mlxk2.server.schemas.anthropic import CountRequest, MessagesRequest
 from mlxk2.server.writing.anthropic import PING, MessageWriter, anthropic_failure
 
-from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming
+from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming, whole_name
 
 router = APIRouter(tags=["Anthropic"])
 
@@ -36,6 +36,7 @@ async def count_tokens(request: Request) -> Response:
     model_name(request, body.model)
     asked = read_messages(body, serving_of(request).settings)
     async with exchange_of(request) as exchange:
+        await whole_name(exchange, body.model)
         done = await exchange.result(exchange.last(body.model, lambda id: Count(id, asked)))
     if not isinstance(done, Counted):
         raise GenerationFailed("the engine answered something else")

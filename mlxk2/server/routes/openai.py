@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,13 +16,14 @@ from mlxk2.errors import GenerationFailed
 from mlxk2.server.answers import JsonResponse
 from mlxk2.server.protocol import Embed, Embedded
 from mlxk2.server.reading.chat import read_chat
-from mlxk2.server.reading.completions import read_completions, texts_of
+from mlxk2.server.reading.completions import NAMES, read_completions, texts_of
 from mlxk2.server.schemas.openai_chat import ChatRequest
 from mlxk2.server.schemas.openai_text import CompletionRequest, EmbeddingRequest
 from mlxk2.server.writing.chat import ChatWriter
+from mlxk2.server.writing.common import openai_failure
 from mlxk2.server.writing.completions import CompletionWriter
 
-from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming
+from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming, whole_name
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -54,17 +56,20 @@ async def completions(request: Request) -> Response:
         wants_usage=options is not None and options.include_usage,
         wants_logprobs=body.logprobs is not None,
     )
-    answer = streaming if body.stream else answered
-    return await answer(request, Asked(body.model, requests), writer)
+    asked = Asked(body.model, requests)
+    if body.stream:
+        return await streaming(request, asked, writer, partial(openai_failure, names=NAMES))
+    return await answered(request, asked, writer)
 
 
 @router.post("/v1/embeddings", openapi_extra=documented(EmbeddingRequest), response_class=JsonResponse)
 async def embeddings(request: Request) -> Response:
     """Embed texts."""
     body = await body_of(request, EmbeddingRequest)
-    name = model_name(request, body.model)
+    model_name(request, body.model)
     inputs = tuple(texts_of(body.input, "input"))
     async with exchange_of(request) as exchange:
+        name = await whole_name(exchange, body.model)
         done = await exchange.result(exchange.last(body.model, lambda id: Embed(id, inputs)))
     if not isinstance(done, Embedded):
         raise GenerationFailed("the engine answered something else")

@@ -55,7 +55,9 @@ class Asked(NamedTuple):
 
 
 class Writer(Protocol):
-    """What makes an API's answers."""
+    """What makes an API's answers; `model` is the name that they call the model by."""
+
+    model: str
 
     def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:
         """Return the complete object."""
@@ -81,11 +83,18 @@ async def body_of(request: Request, schema: type[Schema]) -> Schema:
 
 
 def model_name(request: Request, asked: str | None) -> str:
-    """Return what to call the model in the answer, and note it. Raises: ModelNotFound."""
+    """Return what the request calls the model, and note it. Raises: ModelNotFound."""
     if asked is not None and len(asked) > _LONGEST_NAME:
         raise ModelNotFound(f"no model has a name of {len(asked)} characters", param="model")
     name = asked or serving_of(request).host.snapshot().model or ""
     record_of(request.scope).model = name
+    return name
+
+
+async def whole_name(exchange: Exchange, asked: str | None) -> str:
+    """Return the model's name as /v1/models lists it, and note it. Raises: ModelNotFound and its like."""
+    name = await exchange.result(exchange.host.name_of(asked))
+    exchange.record.model = name
     return name
 
 
@@ -103,6 +112,7 @@ async def exchange_of(request: Request) -> AsyncIterator[Exchange]:
 async def answered(request: Request, asked: Asked, writer: Writer) -> Response:
     """Return one complete answer. Raises: MlxkError."""
     async with exchange_of(request) as exchange:
+        writer.model = await whole_name(exchange, asked.model)
         answers = await exchange.result(collect(asked.events(exchange), len(asked.requests)))
     return JsonResponse(writer.whole(answers))
 
@@ -115,6 +125,7 @@ async def streaming(
     record.stream = True
     exchange = Exchange(serving.host, serving.settings, record, request.receive)
     try:
+        writer.model = await whole_name(exchange, asked.model)
         return await streamed(exchange, asked.events(exchange), writer.frames, fail, idle)
     except BaseException:
         exchange.close()

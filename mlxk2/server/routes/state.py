@@ -19,7 +19,7 @@ from mlxk2.server.metrics import CONTENT_TYPE
 from mlxk2.server.record import record_of
 from mlxk2.server.status import status_of
 
-from .serving import exchange_of, serving_of
+from .serving import exchange_of, serving_of, whole_name
 
 
 class _ModelName(Convertor[str]):
@@ -84,6 +84,7 @@ async def load(request: Request, name: str) -> Response:
     record_of(request.scope).model = name
     async with exchange_of(request) as exchange:
         await exchange.result(exchange.host.load(name))
+        name = await whole_name(exchange, name)
     return JsonResponse({"id": name, "object": "model", "loaded": True})
 
 
@@ -92,6 +93,9 @@ async def unload(request: Request, name: str) -> Response:
     """Unload a model; answer when its memory is the system's again."""
     record_of(request.scope).model = name
     async with exchange_of(request) as exchange:
+        # The loaded one goes even if it is not on disk any more.
+        is_known = name == exchange.host.snapshot().model
+        name = name if is_known else await whole_name(exchange, name)
         await exchange.result(exchange.host.unload(name))
     return JsonResponse({"id": name, "object": "model", "loaded": False})
 

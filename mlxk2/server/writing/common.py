@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlxk2 import __version__
@@ -61,6 +61,6 @@ def _choice(token: str, logprob: float) -> dict[str, Any]:
     return {"token": token, "logprob": number(logprob), "bytes": list(token.encode("utf-8", "surrogateescape"))}
 
 
-def openai_failure(error: MlxkError) -> tuple[bytes, ...]:
-    """Return what a stream says of an error, as OpenAI's clients understand it."""
-    return (frame(openai_error(error)),)
+def openai_failure(error: MlxkError, names: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
+    """Return what a stream says of an error, as OpenAI's clients understand it. `names`: see `openai_error`."""
+    return (frame(openai_error(error, names)),)
