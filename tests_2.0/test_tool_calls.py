@@ -14,7 +14,16 @@ from support.tiny_model import TinyOptions, scripted_model, tiny_model
 
 from mlxk2 import errors
 from mlxk2.runner.request import GenerationRequest, Message, ToolCall
-from mlxk2.runner.tools import CallLost, CallPart, ForcedReader, MarkedReader, ToolFormat, ToolReader, forced_call
+from mlxk2.runner.tools import (
+    JSON_OBJECT,
+    CallLost,
+    CallPart,
+    MarkedReader,
+    ToolFormat,
+    ToolReader,
+    WholeReader,
+    forced_call,
+)
 from mlxk2.server.protocol import Over, ToolPiece
 
 WEATHER: dict[str, Any] = {
@@ -68,7 +77,7 @@ FORMATS = {
     ),
 }
 
-JSON = ToolFormat("json", "<tool_call>", "</tool_call>", lambda text, tools: json.loads(text), is_json=True)
+JSON = ToolFormat("json", "<tool_call>", "</tool_call>", lambda text, tools: json.loads(text), shape=JSON_OBJECT)
 
 
 def format_of(template: str) -> ToolFormat:
@@ -80,7 +89,7 @@ def format_of(template: str) -> ToolFormat:
 
 
 def read(reader: ToolReader, pieces: Iterable[str]) -> tuple[str, dict[int, tuple[str, str]], list[CallLost]]:
-    """Return the text, the calls by number, as name and arguments, and those that came to nothing."""
+    """Return the text with that of lost calls, the calls by number, as name and arguments, and those that were lost."""
     told = [part for piece in pieces for part in reader.feed(piece)]
     told += reader.finish()
     calls: dict[int, tuple[str, str]] = {}
@@ -89,7 +98,7 @@ def read(reader: ToolReader, pieces: Iterable[str]) -> tuple[str, dict[int, tupl
             name, arguments = calls.get(part.index, ("", ""))
             assert (part.call_id is None) == (part.name is None) == bool(name)
             calls[part.index] = (name + (part.name or ""), arguments + part.arguments)
-    text = "".join(part for part in told if isinstance(part, str))
+    text = "".join(part.text if isinstance(part, CallLost) else part for part in told if not isinstance(part, CallPart))
     return text, calls, [part for part in told if isinstance(part, CallLost)]
 
 
@@ -128,10 +137,9 @@ class TestFormats:
         whole = f"Hm. {call}"
         for end in range(5, len(whole)):
             reader = MarkedReader(format_of(template), (WEATHER,))
-            text, calls, lost = read(reader, list(whole[:end]))
-            said = text + "".join(part.text for part in lost)
+            text, calls, _ = read(reader, list(whole[:end]))
             if not reader.calls:
-                assert said == whole[:end]
+                assert text == whole[:end]
             else:
                 # Only the end is missing: the parser understands it all the same.
                 assert calls[0][0] == "weather"
@@ -145,8 +153,10 @@ class TestJson:
         (begin, first) = reader.feed('{"city": "Kö')
         assert isinstance(begin, CallPart) and begin.name == "weather" and begin.call_id
         assert first == CallPart(0, None, None, '{"city": "Kö')
-        assert reader.feed('ln"}') == (CallPart(0, None, None, 'ln"}'),)
-        assert reader.feed("}\n</tool_call>") == reader.finish() == ()
+        assert reader.feed('ln"}') == (CallPart(0, None, None, 'ln"'),)
+        assert reader.feed("}\n") == ()
+        assert reader.feed("</tool_call>") == (CallPart(0, None, None, "}"),)
+        assert reader.finish() == ()
         assert reader.calls == 1
 
     @pytest.mark.parametrize("value", ["</tool_call>", '"</tool_call>', "{", '}}"', "\\", 'a\\"b', "<tool_call>"])
@@ -154,7 +164,7 @@ class TestJson:
         arguments = json.dumps({"city": value, "deep": [{"x": [value]}]})
         call = f'<tool_call>{{"name": "weather", "arguments": {arguments}}}</tool_call>'
         for pieces in chunkings(call, 20):
-            reader = MarkedReader(JSON, ())
+            reader = MarkedReader(JSON, (WEATHER,))
             assert read(reader, pieces) == ("", {0: ("weather", arguments)}, [])
             assert reader.calls == 1
 
@@ -177,9 +187,8 @@ class TestJson:
     def test_what_does_not_parse_comes_back_as_text(self, call: str) -> None:
         for pieces in chunkings(f"Hm. {call}", 20):
             reader = MarkedReader(JSON, (WEATHER,))
-            text, _, lost = read(reader, pieces)
-            assert reader.calls == 0
-            assert text + "".join(part.text for part in lost) == f"Hm. {call}"
+            text, _, _ = read(reader, pieces)
+            assert (text, reader.calls) == (f"Hm. {call}", 0)
 
     @pytest.mark.parametrize(
         "call",
@@ -228,10 +237,10 @@ class TestForced:
 
     def test_the_answer_is_the_call(self) -> None:
         for pieces in chunkings('{"name":"time","arguments":{"a":[1,{}]}}'):
-            reader = ForcedReader()
+            reader = WholeReader((TIME,))
             assert read(reader, pieces) == ("", {0: ("time", '{"a":[1,{}]}')}, [])
             assert reader.calls == 1
-        assert read(ForcedReader(), ['{"na']) == ('{"na', {}, [])
+        assert read(WholeReader((TIME,)), ['{"na']) == ('{"na', {}, [])
 
 
 class TestRequests:

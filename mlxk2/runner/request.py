@@ -114,7 +114,7 @@ class GenerationRequest:
 
     Exactly one of the three is given. With `suffix` the answer is what belongs between `prompt` and `suffix`.
     `tools` are functions as OpenAI's API describes them, `tool_choice` is "auto", "none", "required" or the name of the
-    function to call; `template_variables` go to the chat template.
+    function to call, without `parallel_tool_calls` it is over with the first call; `template_variables` go to the template.
 
     `max_tokens` None means what is left of the context. `stop` strings end the answer and are not part of it.
     `constraint` is what the answer must be; `top_logprobs` asks for the log probability of each token and of so many
@@ -132,6 +132,7 @@ class GenerationRequest:
     top_logprobs: int | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str = AUTO
+    parallel_tool_calls: bool = True
     prompt_ids: tuple[int, ...] | None = None
     suffix: str | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from .reasoning import ReasoningFormat, reasoning_format
 from .request import AUTO, NONE, GenerationRequest, Message
 from .stop import stop_token_ids
 from .tokenizer import FileTokenizer, TextTokenizer, from_wrapper
-from .tools import ForcedReader, MarkedReader, ToolFormat, ToolReader, forced_call
+from .tools import HARMONY, MarkedReader, ToolFormat, ToolReader, WholeReader, forced_call, known_format
 
 if TYPE_CHECKING:
     from .grammar import TokenMask
@@ -59,7 +59,12 @@ class Speech:
 
     def reasoning(self, request: GenerationRequest) -> ReasoningFormat | None:
         """Return how this model marks its reasoning; None where it does not, and for raw text."""
-        return self._reasoning if self.is_chat(request) else None
+        if not self.is_chat(request):
+            return None
+        found = self._reasoning
+        if found is None or not request.tools or request.tool_choice != AUTO or self.tool_format is not HARMONY:
+            return found
+        return found.with_calls()
 
     @cached_property
     def _reasoning(self) -> ReasoningFormat | None:
@@ -85,17 +90,22 @@ class Speech:
         if not self.takes_tools:
             raise errors.UsageError("tools: this model's chat template knows none", hint="use a model that has it")
         if request.tool_choice != AUTO:
-            return ForcedReader()
-        found = self._tool_format
-        return None if found is None else MarkedReader(found, request.tools)
+            return WholeReader(request.tools)
+        found = self.tool_format
+        if found is None:
+            return None
+        if not found.start:
+            return WholeReader(request.tools)
+        return MarkedReader(found, request.tools, one_call=not request.parallel_tool_calls)
 
     @cached_property
-    def _tool_format(self) -> ToolFormat | None:
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes calls; None where nobody knows: then they are found only where they are demanded."""
         text = self.text
         found: ToolFormat | None = backend().tool_format(
             text.chat_template, text.tokenizer_config, self.tokenizer.vocabulary
         )
-        return found
+        return found or known_format(text.chat_template)
 
     def mask_maker(
         self, request: GenerationRequest, prompt: Prompt, vocab_size: int, stop_ids: frozenset[int]

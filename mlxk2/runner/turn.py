@@ -66,6 +66,10 @@ class Turn:
         """Whether a stop token or a stop string has ended the answer."""
         return self.text.reason == "stop"
 
+    def end(self) -> None:
+        """The answer is complete, whatever else the model would say."""
+        self.text.reason = "stop"
+
     def interrupt(self) -> None:
         """The user wants no more; an answer that is complete keeps its reason."""
         if not self.is_over:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, Callable
 
 from mlxk2 import errors
-from mlxk2.runner.tools import ToolFormat
+from mlxk2.runner.tools import JSON_OBJECT, ToolFormat
 
 from .library import import_module
 
@@ -38,5 +38,5 @@ def tool_format(
         start=module.tool_call_start,
         end=module.tool_call_end or "",
         parse=lambda text, tools: module.parse_tool_call(text, list(tools)),
-        is_json=name in _JSON,
+        shape=JSON_OBJECT if name in _JSON else None,
     )

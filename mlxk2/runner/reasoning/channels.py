@@ -44,6 +44,10 @@ class ReasoningFormat(ABC):
     def splitter(self, prompt_text: str) -> Splitter:
         """Return what splits the text that follows the rendered prompt `prompt_text`."""
 
+    def with_calls(self) -> ReasoningFormat:
+        """Return the format for requests with tools: its calls are in the answer, marked."""
+        return self
+
     @abstractmethod
     def is_open(self, prompt_text: str) -> bool:
         """Return whether after this prompt the answer can only begin with `answer_marker`."""

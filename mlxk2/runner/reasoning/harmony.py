@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 from mlxk2.events import ANSWER, REASONING
@@ -16,11 +16,16 @@ _ENDS = ("<|end|>", "<|return|>", "<|call|>")
 _MARKERS = (_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_ENDS)
 
 _ROLE = "assistant"
+
+# How a call is written in the answer, in whatever order its header came.
+CALL_HEADER = _START + _ROLE + " to=functions.{}" + _CHANNEL + "commentary " + _CONSTRAIN + "json" + _MESSAGE
+CALL_END = "<|call|>"
 _CHANNELS = {"analysis": REASONING, "commentary": REASONING, "final": ANSWER}
 _CHANNEL_NAME = re.compile("|".join(_CHANNELS))
 
 # Where a message goes to may stand before and after the channel: " to=functions.weather".
 _RECIPIENT = re.compile(r"\s*to=\S*")
+_FUNCTION = re.compile(r"to=functions\.([^\s<]+)")
 
 # No header is longer; a text that is has lost its <|message|>.
 _LONGEST_HEADER = 256
@@ -28,11 +33,20 @@ _LONGEST_HEADER = 256
 
 @dataclass(frozen=True)
 class Harmony(ReasoningFormat):
-    """Reasoning on the channels "analysis" and "commentary", the answer on "final"."""
+    """Reasoning on the channels "analysis" and "commentary", the answer on "final".
+
+    With `tells_calls` messages to a function are in the answer as well, each with one and the same kind of header.
+    """
+
+    tells_calls: bool = False
 
     def splitter(self, prompt_text: str) -> Splitter:
         """Return what splits the text that follows `prompt_text`."""
-        return HarmonySplitter(prompt_text)
+        return HarmonySplitter(prompt_text, tells_calls=self.tells_calls)
+
+    def with_calls(self) -> ReasoningFormat:
+        """Return the format for requests with tools."""
+        return replace(self, tells_calls=True)
 
     def is_open(self, prompt_text: str) -> bool:
         """Return whether the prompt ends where a message of the model begins, or within its reasoning."""
@@ -91,6 +105,12 @@ class _Header:
         name = _CHANNEL_NAME.search("".join(self._label or ()))
         return _CHANNELS[name.group()] if name else ANSWER
 
+    @property
+    def function(self) -> str | None:
+        """The name of the function that the message goes to; None where it goes to none."""
+        found = _FUNCTION.search("".join(self._role)) or _FUNCTION.search("".join(self._label or ()))
+        return found and found.group(1)
+
     def stranded(self) -> tuple[str | None, str]:
         """Return channel and text of a message whose <|message|> is missing; channel None where it has no name.
 
@@ -132,8 +152,10 @@ class HarmonySplitter(MarkerSplitter):
     counts where nothing follows, or the next message.
     """
 
-    def __init__(self, prompt_text: str) -> None:
+    def __init__(self, prompt_text: str, *, tells_calls: bool = False) -> None:
         super().__init__(_MARKERS)
+        self._tells_calls = tells_calls
+        self._is_call = False
         # What is being read: a header, a message on a channel, or neither.
         self._header: _Header | None = None
         self._channel: str | None = None
@@ -179,6 +201,8 @@ class HarmonySplitter(MarkerSplitter):
             self._give_up(self._header)
         elif self._channel is None:
             self._release_early()
+        if self._writer.is_ending:
+            self._end_call()
         self._writer.finish()
 
     def _take_header_text(self, header: _Header, text: str) -> None:
@@ -205,13 +229,26 @@ class HarmonySplitter(MarkerSplitter):
 
     def _begin_header(self, marker: str) -> None:
         in_reasoning = marker == _CHANNEL and self._channel == REASONING
+        early = "".join(self._early)
         self._leave_for_header()
         self._fallback = REASONING if in_reasoning else ANSWER
-        self._header = _Header((marker,) if marker == _CHANNEL else ())
+        self._header = _Header((early, marker) if marker == _CHANNEL else ())
 
     def _begin_message(self) -> None:
-        if self._channel is None:
-            self._open(ANSWER if self._header is None else self._header.channel)
+        if self._channel is not None:
+            return
+        function = self._header.function if self._header is not None and self._tells_calls else None
+        self._open(ANSWER if self._header is None or function else self._header.channel)
+        if function:
+            self._is_call = True
+            self._writer.write(CALL_HEADER.format(function))
+
+    def _end_call(self) -> None:
+        """Close a call; what the model closed it with, if anything, may be another marker."""
+        if self._is_call:
+            self._is_call = False
+            self._writer.end()
+            self._writer.write(CALL_END)
 
     def _leave_for_header(self) -> None:
         if "".join(self._early).lstrip(WHITESPACE).startswith("to="):
@@ -224,6 +261,7 @@ class HarmonySplitter(MarkerSplitter):
             self._give_up(self._header)
         elif self._channel is None:
             self._release_early()
+        self._end_call()
         self._channel = None
         self._writer.end()
 

@@ -7,7 +7,24 @@ from __future__ import annotations
 
 from .forced import forced_call
 from .format import ToolFormat
+from .json_call import JSON_OBJECT
+from .json_prefix import complete_part, is_json
+from .known import HARMONY, LLAMA, known_format
 from .parts import CallLost, CallPart
-from .reader import ForcedReader, MarkedReader, ToolReader
+from .reader import MarkedReader, ToolReader, WholeReader
 
-__all__ = ["CallLost", "CallPart", "ForcedReader", "MarkedReader", "ToolFormat", "ToolReader", "forced_call"]
+__all__ = [
+    "HARMONY",
+    "JSON_OBJECT",
+    "LLAMA",
+    "CallLost",
+    "CallPart",
+    "MarkedReader",
+    "ToolFormat",
+    "ToolReader",
+    "WholeReader",
+    "complete_part",
+    "forced_call",
+    "is_json",
+    "known_format",
+]

@@ -1,93 +1,128 @@
-"""A tool call as a JSON object, whose arguments are told while they are being written."""
+"""A tool call with its arguments as JSON, which are told while they are being written."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
+from dataclasses import dataclass
 
+from .json_prefix import JsonPrefix
 from .parts import CallPart, new_call_id
 
+# No name and what is around it takes more; a longer text is a call only if it is one as a whole.
+_LONGEST_HEAD = 1024
+
+
+@dataclass(frozen=True)
+class CallShape:
+    """What stands before the arguments: a text with the name as its group 1. `is_wrapped`: both are members of an object."""
+
+    head: re.Pattern[str]
+    is_wrapped: bool
+
+    def begin(self, text: str) -> tuple[str, int] | None:
+        """Return the name, and where the arguments begin; None as long as that has not come."""
+        head = self.head.match(text, 0, _LONGEST_HEAD)
+        if head is None:
+            return None
+        name = _string(head.group(1)) if self.is_wrapped else head.group(1)
+        return None if not name else (name, head.end())
+
+
 # The name goes before the arguments, as every template has it; otherwise the call is told when it is complete.
-_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
-_STRUCTURE = re.compile(r'["\\{}\[\]]')
+JSON_OBJECT = CallShape(
+    re.compile(
+        r'\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,'
+        r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+    ),
+    is_wrapped=True,
+)
 
 
 class JsonCall:
-    """The call number `index` as its text comes. `text` is all of it so far."""
+    """The call number `index` as its text comes. `text` is all of it so far.
 
-    def __init__(self, index: int) -> None:
+    With `tells` its arguments are told as they come: always a beginning of JSON, whose last bracket is told only once
+    it is certain that the call is right. `is_refused` says that it is none, whatever else comes.
+    """
+
+    def __init__(self, index: int, names: Collection[str], shape: CallShape, *, tells: bool) -> None:
         self.text = ""
-        self.has_begun = False
-        self._index = index
-        self._arguments_at = 0
-        self._read = 0
-        self._depth = 0
-        self._in_string = False
+        self.name: str | None = None
+        self.is_refused = self.is_told = False
+        self._index, self._names, self._shape, self._tells = index, names, shape, tells
+        self._arguments, self._rest = JsonPrefix(), JsonPrefix(inside=True)
+        self._arguments_at = self._read = self._told = 0
         self._ends_at: int | None = None
 
     @property
     def is_in_string(self) -> bool:
         """Whether the arguments are just within a string, where a marker is nothing but text."""
-        return self.has_begun and self._in_string
+        return self.name is not None and not self.is_refused and self._arguments.is_in_string
 
     def feed(self, text: str) -> tuple[CallPart, ...]:
         """Return what can be told now that `text` has come."""
         self.text += text
-        parts: list[CallPart] = []
-        if not self.has_begun:
-            head = _HEAD.match(self.text)
-            name = _string(head.group(1)) if head is not None else None
-            if head is None or not name:
-                return ()
-            self.has_begun = True
-            self._arguments_at = self._read = head.end()
-            parts.append(CallPart(self._index, new_call_id(), name, ""))
-        start = self._read
-        self._scan()
-        if self._read > start:
-            parts.append(CallPart(self._index, None, None, self.text[start : self._read]))
-        return tuple(parts)
+        if self.is_refused or (self.name is None and not self._begin()):
+            return ()
+        if self._ends_at is None:
+            self._read = self._arguments.read(self.text, self._read)
+            self._ends_at = self._read if self._arguments.is_over else None
+        end = self._read
+        if self._ends_at is not None:
+            end = self._ends_at - 1
+            self._read_rest()
+        self.is_refused = self.is_refused or self._read < len(self.text)
+        return self._parts(end) if self._tells else ()
 
     def is_whole(self) -> bool:
-        """Return whether the call that has begun is complete and right."""
-        if self._ends_at is None or self.text[self._ends_at :].strip() != "}":
+        """Return whether the call is complete and right."""
+        if self.is_refused or self._ends_at is None or not (self._rest.is_over or not self._shape.is_wrapped):
             return False
         try:
-            json.loads(self.text[self._arguments_at : self._ends_at])
+            arguments = json.loads(self.text[self._arguments_at : self._ends_at])
+            if self._shape.is_wrapped:
+                # A key may come twice.
+                whole = json.loads(self.text)
+                return bool(
+                    whole["name"] == self.name and arguments in (whole.get("arguments"), whole.get("parameters"))
+                )
         except (ValueError, RecursionError):
             return False
         return True
 
-    def _scan(self) -> None:
-        """Read on to the end of the arguments, as far as it is there."""
-        if self._ends_at is not None:
-            return
-        place = self._read
-        while self._ends_at is None:
-            found = _STRUCTURE.search(self.text, place)
-            if found is None:
-                self._read = len(self.text)
-                return
-            place = found.end()
-            if found.group() == "\\" and self._in_string:
-                if place == len(self.text):
-                    # What is escaped has not come yet.
-                    self._read = found.start()
-                    return
-                place += 1
-            else:
-                self._note(found.group(), place)
-        self._read = self._ends_at
+    def remaining(self) -> tuple[CallPart, ...]:
+        """Return all that has not been told; of a call that was cut, as far as it came."""
+        return self._parts(self._read if self._ends_at is None else self._ends_at)
 
-    def _note(self, sign: str, place: int) -> None:
-        if sign == '"':
-            self._in_string = not self._in_string
-        elif not self._in_string and sign in "{[":
-            self._depth += 1
-        elif not self._in_string and sign in "}]":
-            self._depth -= 1
-            if self._depth == 0:
-                self._ends_at = place
+    def _begin(self) -> bool:
+        """Find the name; return whether the arguments begin, of a tool that there is."""
+        found = self._shape.begin(self.text)
+        if found is None:
+            return False
+        name, self._arguments_at = found
+        self._read = self._told = self._arguments_at
+        self.is_refused = name not in self._names
+        self.name = name
+        return not self.is_refused
+
+    def _read_rest(self) -> None:
+        """Read what comes behind the arguments."""
+        if self._shape.is_wrapped:
+            self._read = self._rest.read(self.text, self._read)
+        if self._rest.is_over or not self._shape.is_wrapped:
+            self._read = len(self.text) - len(self.text[self._read :].lstrip())
+
+    def _parts(self, end: int) -> tuple[CallPart, ...]:
+        parts: list[CallPart] = []
+        if not self.is_told:
+            self.is_told = True
+            parts.append(CallPart(self._index, new_call_id(), self.name, ""))
+        if end > self._told:
+            parts.append(CallPart(self._index, None, None, self.text[self._told : end]))
+            self._told = end
+        return tuple(parts)
 
 
 def _string(literal: str) -> str | None:

@@ -36,6 +36,11 @@ class Reply:
         """What it takes at least: more than was expected once the answer is longer."""
         return max(self._positions, len(self.turn.prompt.ids) + self.turn.tokens + 1)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is wanted, though the engine could go on."""
+        return self.turn.is_over or (self._tools is not None and self._tools.is_over)
+
     def begin(self, cached_tokens: int) -> tuple[RequestEvent, ...]:
         """The prompt is being read, all but `cached_tokens` of it. Nothing is told when an answer goes on."""
         if self._has_begun:
@@ -54,8 +59,10 @@ class Reply:
         self.is_finished = True
         turn = self.turn
         events = list(self._told_of(turn.text.finish()))
+        if self.is_over:
+            turn.end()
         if self._tools is not None:
-            events += map(self._tool_event, self._tools.finish())
+            events += map(self._tool_event, self._tools.finish(is_cut=not turn.is_over))
         if self._told < len(turn.chosen):
             events.append(Piece(self.id, ANSWER, "", self._new_logprobs()))
         answer = turn.result()

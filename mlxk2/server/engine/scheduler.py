@@ -191,7 +191,7 @@ class Scheduler:
         """Tell of a step; return whether the answer is over."""
         try:
             self._events += reply.take(step.step)
-            if not (step.is_last or reply.turn.is_over):
+            if not (step.is_last or reply.is_over):
                 return False
             self._events += reply.finish()
         except errors.MlxkError as error:

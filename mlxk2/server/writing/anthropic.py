@@ -9,6 +9,7 @@ from typing import Any
 
 from mlxk2.errors import MlxkError
 from mlxk2.events import Usage
+from mlxk2.runner.tools import complete_part
 from mlxk2.server.errors import anthropic_error
 from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.protocol import Begun, Over
@@ -87,11 +88,11 @@ def _delta(event: Grown) -> dict[str, Any]:
 
 
 def _input(arguments: str) -> Any:
-    """Return the arguments as a value; cut ones cannot be one."""
+    """Return the arguments as a value; of cut ones the members that are complete, as a client reads them in a stream."""
     try:
         return json.loads(arguments or "{}")
     except (ValueError, RecursionError):
-        return {}
+        return complete_part(arguments) or {}
 
 
 def _ending(over: Over) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from mlxk2.runner.answer import ChosenToken
+from mlxk2.runner.tools import is_json
 from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolLost, ToolPiece
 
@@ -15,7 +16,10 @@ THOUGHTS, TEXT, CALL = "thoughts", "text", "call"
 
 @dataclass
 class Block:
-    """One part of an answer; of a call `text` is its arguments."""
+    """One part of an answer; of a call `text` is its arguments.
+
+    It is not `is_whole` where the limit cut it, and `is_lost` where it was begun as a call and is none.
+    """
 
     kind: str
     index: int
@@ -23,6 +27,12 @@ class Block:
     name: str = ""
     parts: list[str] = field(default_factory=list)
     logprobs: list[ChosenToken] = field(default_factory=list)
+    is_whole: bool = True
+    is_lost: bool = False
+
+    def end(self, reason: str) -> None:
+        """It is the last of an answer that ended for a `reason`; a call may have been complete just when the limit came."""
+        self.is_whole = reason != "length" or (self.kind == CALL and is_json(self.text))
 
     @property
     def text(self) -> str:
@@ -67,6 +77,7 @@ def blocks_of(answer: Collected) -> list[Block]:
         Block(CALL, len(blocks) + number, id, name, [arguments])
         for number, (id, name, arguments) in enumerate(answer.tools)
     ]
+    blocks[-1].end(answer.ending.reason)
     return blocks
 
 
@@ -77,6 +88,7 @@ async def in_blocks(events: AsyncIterator[Numbered]) -> AsyncIterator[BlockEvent
     async for _, event in events:
         if isinstance(event, ToolLost):
             # Parts of it were sent as a call; now it is said as text, whole.
+            blocks[-1].is_lost = True
             event = Piece(event.id, "answer", event.text)
         if isinstance(event, Begun):
             yield event
@@ -84,6 +96,7 @@ async def in_blocks(events: AsyncIterator[Numbered]) -> AsyncIterator[BlockEvent
             if not blocks:
                 blocks.append(Block(TEXT, 0))
                 yield Opened(blocks[-1])
+            blocks[-1].end(event.reason)
             yield Closed(blocks[-1])
             yield event
         elif isinstance(event, (Piece, ToolPiece)):

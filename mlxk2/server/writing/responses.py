@@ -43,9 +43,7 @@ class ResponseWriter:
 
     def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:
         """Return the complete object."""
-        ending = answers[0].ending
-        status = _status(ending)
-        return self._object(ending, [self._item(block, status) for block in blocks_of(answers[0])])
+        return self._object(answers[0].ending, [self._done(block) for block in blocks_of(answers[0])])
 
     async def frames(self, events: AsyncIterator[Numbered]) -> AsyncIterator[bytes]:
         """Yield the events on the wire."""
@@ -55,8 +53,6 @@ class ResponseWriter:
                 for kind in ("created", "in_progress"):
                     yield self._frame(f"response.{kind}", {"response": self._object(None, [])})
             elif isinstance(event, Over):
-                if done and _status(event) == "incomplete":
-                    done[-1]["status"] = "incomplete"
                 response = self._object(event, done)
                 yield self._frame(f"response.{response['status']}", {"response": response})
             else:
@@ -77,8 +73,10 @@ class ResponseWriter:
         elif isinstance(event, Grown):
             yield self._growing(event)
         elif isinstance(event, Closed):
-            done.append(self._item(event.block, "completed"))
-            yield from self._closing(event.block, done[-1])
+            item = self._done(event.block)
+            if not event.block.is_lost:
+                done.append(item)
+            yield from self._closing(event.block, item)
 
     def _object(self, ending: Over | None, output: list[dict[str, Any]]) -> dict[str, Any]:
         status = "in_progress" if ending is None else _status(ending)
@@ -99,6 +97,9 @@ class ResponseWriter:
             "usage": None if ending is None else _usage(ending.usage),
             **({} if ending is None or ending.value_problem is None else {"value_problem": ending.value_problem}),
         }
+
+    def _done(self, block: Block) -> dict[str, Any]:
+        return self._item(block, "completed" if block.is_whole and not block.is_lost else "incomplete")
 
     def _item(self, block: Block, status: str) -> dict[str, Any]:
         head = {"id": self._item_id(block), "status": status}
@@ -130,7 +131,10 @@ class ResponseWriter:
     def _closing(self, block: Block, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         kind = _DELTAS.get(block.kind, "response.reasoning_text")
         place = self._place(block)
-        if block.kind == CALL:
+        if block.is_lost:
+            # Nothing of it is to be done.
+            pass
+        elif block.kind == CALL:
             yield f"{kind}.done", {**place, "name": block.name, "arguments": block.text}
         else:
             logprobs = {"logprobs": common.token_logprobs(block.logprobs)} if block.kind == TEXT else {}

@@ -1,0 +1,34 @@
+"""Formats that mlx-lm has no parser for, told by what the template says."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from .format import ToolFormat, Tools
+from .json_call import JSON_OBJECT, CallShape
+
+# Source: https://cookbook.openai.com/articles/openai-harmony. The reasoning's splitter writes each call in this one way.
+HARMONY_START, HARMONY_END, HARMONY_MESSAGE = "<|start|>assistant to=functions.", "<|call|>", "<|message|>"
+_HARMONY_HEAD = re.compile(r"([^\s<]+)[^{]*?<\|message\|>\s*(?=\{)")
+
+# Llama 3 tells its model so; spaces, and how quotes are escaped, differ between templates.
+_LLAMA_ORDER = '{"name":functionname,"parameters":'
+
+
+def known_format(template: str | None) -> ToolFormat | None:
+    """Return how a model with this template writes calls; None where nobody knows."""
+    text = template or ""
+    if all(mark in text for mark in ("functions.", "<|channel|>", HARMONY_MESSAGE, HARMONY_END)):
+        return HARMONY
+    return LLAMA if _LLAMA_ORDER in re.sub(r"[\s\\]", "", text) else None
+
+
+def _harmony_call(text: str, tools: Tools) -> dict[str, Any]:
+    header, _, arguments = text.partition(HARMONY_MESSAGE)
+    return {"name": header.partition("<")[0].strip(), "arguments": arguments.strip() or "{}"}
+
+
+HARMONY = ToolFormat("harmony", HARMONY_START, HARMONY_END, _harmony_call, CallShape(_HARMONY_HEAD, is_wrapped=False))
+LLAMA = ToolFormat("llama", "", "", lambda text, tools: json.loads(text), JSON_OBJECT)

@@ -1,0 +1,254 @@
+"""What is told of tool calls as they come: always true, in any chunking, and nothing that breaks off looks like a call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxk2.runner.tools import (
+    HARMONY,
+    JSON_OBJECT,
+    CallLost,
+    CallPart,
+    MarkedReader,
+    ToolFormat,
+    ToolReader,
+    WholeReader,
+    complete_part,
+    is_json,
+    known_format,
+)
+from mlxk2.runner.tools.json_prefix import JsonPrefix
+
+TOOLS = tuple({"type": "function", "function": {"name": name}} for name in ("weather", "time"))
+JSON = ToolFormat("json", "<tool_call>", "</tool_call>", lambda text, tools: json.loads(text), shape=JSON_OBJECT)
+GOOD = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+TIME = '<tool_call>{"name": "time", "arguments": {}}</tool_call>'
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(st.text(max_size=4), VALUES, max_size=4)
+
+
+class Seen(NamedTuple):
+    """What came of an answer: its text in order, with that of lost calls; (name, arguments) of calls; how many are lost."""
+
+    text: str
+    calls: tuple[tuple[str, str], ...]
+    lost: tuple[int, ...]
+    complete: int
+
+
+def seen(reader: ToolReader, pieces: Iterable[str], *, is_cut: bool = False) -> Seen:
+    told = [part for piece in pieces for part in reader.feed(piece)]
+    told += reader.finish(is_cut=is_cut)
+    calls: dict[int, tuple[str, str]] = {}
+    for part in told:
+        assert part != "", "an empty text was told"
+        if isinstance(part, CallPart):
+            name, arguments = calls.get(part.index, ("", ""))
+            calls[part.index] = (name + (part.name or ""), arguments + part.arguments)
+    text = "".join(part.text if isinstance(part, CallLost) else part for part in told if not isinstance(part, CallPart))
+    assert list(calls) == list(range(len(calls)))
+    lost = tuple(part.index for part in told if isinstance(part, CallLost))
+    return Seen(text, tuple(calls.values()), lost, reader.calls)
+
+
+def cut_up(text: str, sizes: list[int]) -> list[str]:
+    pieces = []
+    for size in sizes:
+        pieces.append(text[:size])
+        text = text[size:]
+    return [*pieces, text]
+
+
+def strict(text: str) -> Any:
+    def refuse(word: str) -> Any:
+        raise ValueError(word)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+class TestJsonPrefix:
+    @settings(deadline=None)
+    @given(OBJECTS, st.sampled_from([(",", ":"), (" , ", " :\n"), (",\t", ": ")]), st.booleans())
+    def test_all_json_is_followed_to_its_end(self, value: Any, separators: Any, is_ascii: bool) -> None:
+        text = json.dumps(value, separators=separators, ensure_ascii=is_ascii)
+        follower = JsonPrefix()
+        for at in range(len(text)):
+            assert not follower.is_over
+            assert follower.read(text[: at + 1], at) == at + 1
+        assert follower.is_over
+        assert follower.read(text + " }", len(text)) == len(text)
+
+    @settings(deadline=None)
+    @given(OBJECTS, st.data())
+    def test_a_mistake_is_found_where_json_has_one(self, value: Any, data: st.DataObject) -> None:
+        text = json.dumps(value, ensure_ascii=False)
+        at = data.draw(st.integers(0, len(text) - 1))
+        new = data.draw(
+            st.sampled_from(["", '"', ",", ":", "{", "}", "[", "]", "\\", "0", "-", ".", "e", "t", "\n", " "])
+        )
+        text = text[:at] + new + text[at + data.draw(st.integers(0, 1)) :]
+        try:
+            found = isinstance(strict(text), (dict, list)) and text == text.rstrip()
+        except ValueError:
+            found = False
+        assert is_json(text) == found, text
+
+    @pytest.mark.parametrize(
+        "value", ["01", "1.", ".5", "-", "+1", "1e", "NaN", "Infinity", "tru", "'a'", '"\\x"', '"\\u12g4"']
+    )
+    def test_no_other_dialect_is_json(self, value: str) -> None:
+        assert not is_json(f'{{"a": {value}}}')
+
+    @settings(deadline=None)
+    @given(OBJECTS)
+    def test_of_every_beginning_the_complete_part_is_known(self, value: Any) -> None:
+        text = json.dumps(value)
+        for end in range(1, len(text)):
+            part = complete_part(text[:end])
+            assert isinstance(part, dict) and set(part) <= set(value)
+        assert complete_part(text) == value
+
+    def test_what_is_cut_in_a_member_goes_without_it(self) -> None:
+        assert complete_part('{"a": "x", "b": [1, 23, "y') == {"a": "x", "b": [1, 23]}
+        assert complete_part('{"a": {"b": tr') == {"a": {}}
+        assert complete_part("") is None
+
+
+FRAGMENTS = [GOOD, TIME, "<tool_call>", "</tool_call>", '{"name": "weather", "arguments": ', '{"city": "x', '"', "}", "{",
+             " ", "\n", "[1, ", "nonsense", '"name"', '{"name": "other", "arguments": {}}', "\\", "<tool", ","]  # fmt: skip
+
+
+class TestMarked:
+    @settings(deadline=None)
+    @given(st.lists(st.sampled_from(FRAGMENTS), max_size=8), st.lists(st.integers(0, 9), max_size=40), st.booleans())
+    def test_any_chunking_tells_the_same_and_the_truth(self, parts: list[str], sizes: list[int], is_cut: bool) -> None:
+        text = "".join(parts)
+        found = seen(MarkedReader(JSON, TOOLS), cut_up(text, sizes), is_cut=is_cut)
+        assert found == seen(MarkedReader(JSON, TOOLS), text, is_cut=is_cut)
+        # A call that is none is never beside one that is to be made, and what is told of it does not parse.
+        assert not (found.lost and found.complete)
+        unfinished = found.calls[found.complete :]
+        assert len(unfinished) == len(found.lost) or (is_cut and len(unfinished) == 1 and not found.lost)
+        assert all(not is_json(arguments) for _, arguments in unfinished if found.lost)
+        assert all(isinstance(strict(arguments), dict) for _, arguments in found.calls[: found.complete])
+        assert {name for name, _ in found.calls} <= {"weather", "time"}
+        if not found.complete and len(found.lost) == len(found.calls):
+            assert found.text == text
+
+    @pytest.mark.parametrize("end", range(len("<tool_call>{") + 47, len(GOOD)))
+    def test_a_call_that_the_limit_cuts_is_a_call(self, end: int) -> None:
+        found = seen(MarkedReader(JSON, TOOLS), f"Hm. {GOOD[:end]}", is_cut=True)
+        assert (found.text, found.lost) == ("Hm.", ())
+        ((name, arguments),) = found.calls
+        assert name == "weather" and '{"city": "Rome"}'.startswith(arguments) and arguments
+        assert found.complete == int(end >= GOOD.index("</tool_call>"))
+
+    def test_the_second_call_that_the_limit_cuts_is_one_too(self) -> None:
+        second = '\n<tool_call>{"name": "time", "arguments": {"zone": "CE'
+        found = seen(MarkedReader(JSON, TOOLS), GOOD + second, is_cut=True)
+        assert found == Seen("", (("weather", '{"city": "Rome"}'), ("time", '{"zone": "CE')), (), 1)
+
+    def test_nothing_wrong_is_told_as_an_argument(self) -> None:
+        reader = MarkedReader(JSON, TOOLS)
+        told = reader.feed('<tool_call>{"name": "weather", "arguments": {"city": x')
+        assert told[1:] == (
+            CallPart(0, None, None, '{"city": '),
+            CallLost(0, '<tool_call>{"name": "weather", "arguments": {"city": x'),
+        )
+        # From then on everything is text, as it comes.
+        assert reader.feed("yz}}</tool_call>") == ("yz}}", "</tool_call>")
+        assert "".join(map(str, reader.feed(f"\n{GOOD}\n"))) == f"\n{GOOD}\n"
+        assert (reader.finish(), reader.calls) == ((), 0)
+
+    @pytest.mark.parametrize("behind", ["}}", "} and more", "},", '} "x"', ', "name": "time"}', ', "arguments": {}}'])
+    def test_what_is_wrong_behind_the_arguments_leaves_them_open(self, behind: str) -> None:
+        call = f'<tool_call>{{"name": "weather", "arguments": {{"city": "Rome"}}{behind}</tool_call>'
+        found = seen(MarkedReader(JSON, TOOLS), call)
+        assert found == Seen(call, (("weather", '{"city": "Rome"'),), (0,), 0)
+
+    @pytest.mark.parametrize("wrapped", ['{"name": "weather", "arguments": {"a": 1}, "id": "x"}',
+                                         '{"type": "function", "name": "weather", "parameters": {"a": 1}}'])  # fmt: skip
+    def test_other_members_do_no_harm(self, wrapped: str) -> None:
+        found = seen(MarkedReader(JSON, TOOLS), f"<tool_call>{wrapped}</tool_call>")
+        assert found == Seen("", (("weather", '{"a": 1}'),), (), 1)
+
+    def test_a_second_call_that_breaks_off_is_text_alone(self) -> None:
+        broken = '<tool_call>{"name": "time", "arguments": {"zone": }}</tool_call>'
+        found = seen(MarkedReader(JSON, TOOLS), f"{GOOD}{broken}{TIME}")
+        assert found == Seen(broken, (("weather", '{"city": "Rome"}'), ("time", "{}")), (), 2)
+
+    @pytest.mark.parametrize("name", ["other", "Weather", "weather "])
+    def test_a_call_of_no_tool_is_text_as_it_comes(self, name: str) -> None:
+        reader = MarkedReader(JSON, TOOLS)
+        head = f'<tool_call>{{"name": "{name}", "arguments": '
+        assert reader.feed(head + "{") == (head + "{",)
+        assert reader.feed('"a": 1') == ('"a": 1',)
+        found = seen(reader, ["}}</tool_call>", GOOD])
+        assert found == Seen("}}</tool_call>", (("weather", '{"city": "Rome"}'),), (), 1)
+
+    def test_one_call_ends_the_answer(self) -> None:
+        reader = MarkedReader(JSON, TOOLS, one_call=True)
+        assert not reader.feed(GOOD[:-1])[2:] and not reader.is_over
+        assert reader.feed(f"> and {TIME}") == (CallPart(0, None, None, "}"),)
+        assert (reader.is_over, reader.calls, reader.feed(TIME), reader.finish()) == (True, 1, (), ())
+
+
+CALL = '{"name": "weather", "parameters": {"city": "Rome"}}'
+
+
+class TestWhole:
+    @settings(deadline=None)
+    @given(
+        st.lists(st.sampled_from([CALL, "<|python_tag|>", *FRAGMENTS]), max_size=5),
+        st.lists(st.integers(0, 9)),
+        st.booleans(),
+    )
+    def test_any_chunking_tells_the_same(self, parts: list[str], sizes: list[int], is_cut: bool) -> None:
+        text = "".join(parts)
+        found = seen(WholeReader(TOOLS), cut_up(text, sizes), is_cut=is_cut)
+        assert found == seen(WholeReader(TOOLS), text, is_cut=is_cut)
+        assert not (found.lost and found.complete)
+        assert bool(found.calls) or found.text == text
+
+    @pytest.mark.parametrize("before", ["", "\n", "<|python_tag|>", " <|python_tag|> "])
+    def test_an_answer_that_is_a_call_is_one(self, before: str) -> None:
+        assert seen(WholeReader(TOOLS), before + CALL) == Seen("", (("weather", '{"city": "Rome"}'),), (), 1)
+        turned = '{"parameters": {"city": "Rome"}, "name": "weather"}'
+        assert seen(WholeReader(TOOLS), before + turned) == Seen("", (("weather", '{"city": "Rome"}'),), (), 1)
+        cut = seen(WholeReader(TOOLS), before + CALL[:-5], is_cut=True)
+        assert cut == Seen("", (("weather", '{"city": "Ro'),), (), 0)
+
+    @pytest.mark.parametrize("text", ["The sun shines.", '{"city": "Rome"}', '{"name": "Bob", "age": 3}', "<|python_tag|>print(1)",
+                                      "[1]", "{}", '{"name": "other", "parameters": {}}', f"So: {CALL}", "<|python"])  # fmt: skip
+    def test_every_other_answer_is_text(self, text: str) -> None:
+        assert seen(WholeReader(TOOLS), text) == Seen(text, (), (), 0)
+
+    @pytest.mark.parametrize("text", ["Sun", '{"city"', '{"name": "Bob"', "<|python_tag|>print"])
+    def test_what_is_no_call_is_shown_at_once(self, text: str) -> None:
+        assert WholeReader(TOOLS).feed(text) == (text,)
+
+    def test_more_behind_the_call_makes_it_none(self) -> None:
+        found = seen(WholeReader(TOOLS), f"{CALL}; {CALL}")
+        assert found == Seen(f"{CALL}; {CALL}", (("weather", '{"city": "Rome"'),), (0,), 0)
+
+
+class TestKnown:
+    def test_templates_tell(self) -> None:
+        llama = """{{- 'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}. ' }}"""
+        found = known_format(llama)
+        assert found is not None and found.name == "llama"
+        assert known_format(llama.replace('"', '\\"')) is found
+        harmony = '{{ "<|start|>assistant to=" }}{{ "functions." + call.name + "<|channel|>commentary json<|message|>" }}<|call|>'
+        assert known_format(harmony) is HARMONY
+        assert known_format("{{ messages }}{{ tools }}") is known_format(None) is None
