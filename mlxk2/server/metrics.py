@@ -37,7 +37,7 @@ class Metrics:
             "mlxk2_time_to_first_token_seconds", "From the request to the first piece.", buckets=_TTFT_BUCKETS, **labels
         )
         self._gaps = Histogram(
-            "mlxk2_inter_token_seconds", "Between two pieces of an answer.", buckets=_GAP_BUCKETS, **labels
+            "mlxk2_inter_token_seconds", "Between two tokens of an answer.", buckets=_GAP_BUCKETS, **labels
         )
         self._durations = Histogram(
             "mlxk2_request_duration_seconds", "Whole requests.", ("route",), buckets=_DURATION_BUCKETS, **labels
@@ -48,7 +48,7 @@ class Metrics:
     def begin(self, record: RequestRecord) -> None:
         """A request has come."""
         self._in_progress.inc()
-        record.on_gap = self._gaps.observe
+        record.on_gaps = self._note_gaps
 
     def end(self, record: RequestRecord, method: str, status: int, duration_s: float) -> None:
         """A request is over."""
@@ -61,6 +61,10 @@ class Metrics:
         self._tokens.labels("completion").inc(record.completion_tokens)
         if record.ttft_s is not None:
             self._ttft.observe(record.ttft_s)
+
+    def _note_gaps(self, seconds: float, tokens: int) -> None:
+        for _ in range(tokens):
+            self._gaps.observe(seconds)
 
     def text(self) -> bytes:
         """Return everything in Prometheus's text form."""

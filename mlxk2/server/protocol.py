@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from mlxk2.errors import MlxkError
 from mlxk2.events import Timing, Usage
@@ -124,14 +124,23 @@ class Begun:
     cached_tokens: int
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Text on a channel, "answer" or "reasoning"; `logprobs` of the tokens that came since the last piece, where asked for."""
+class Piece(NamedTuple):
+    """Text on a channel, "answer" or "reasoning"; `logprobs` of the tokens that came since the last piece, where asked for.
+
+    `tokens`: how many came since then. Of what goes between the processes this is the most, and a tuple is the quickest.
+    """
 
     id: str
     channel: str
     text: str
     logprobs: tuple[ChosenToken, ...] = ()
+    tokens: int = 1
+
+    def followed_by(self, other: Piece) -> Piece:
+        """Return both as one."""
+        return Piece(
+            self.id, self.channel, self.text + other.text, self.logprobs + other.logprobs, self.tokens + other.tokens
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mlxk2.server.protocol import Begun, Embedded, Over, Piece, RequestEvent, To
 _KEY = "mlxk2.record"
 
 
-def _ignore(seconds: float) -> None:
+def _ignore(seconds: float, tokens: int) -> None:
     """Nobody watches the gaps."""
 
 
@@ -19,7 +19,7 @@ def _ignore(seconds: float) -> None:
 class RequestRecord:
     """One request. Units: seconds, tokens; times are those of `time.perf_counter`.
 
-    `on_gap` is told the time between two pieces of an answer.
+    `on_gaps` is told the time between two tokens of an answer, and of how many tokens; those that come together count alike.
     """
 
     request_id: str
@@ -33,13 +33,15 @@ class RequestRecord:
     finish_reason: str | None = None
     error: str | None = None
     route: str = "other"
-    on_gap: Callable[[float], None] = _ignore
+    on_gaps: Callable[[float, int], None] = _ignore
     _last: dict[str, float] = field(default_factory=dict)
 
     def note(self, event: RequestEvent) -> None:
         """Take what an event says."""
-        if isinstance(event, (Piece, ToolPiece)):
-            self._note_piece(event.id)
+        if isinstance(event, Piece):
+            self._note_tokens(event.id, event.tokens)
+        elif isinstance(event, ToolPiece):
+            self._note_tokens(event.id, 1)
         elif isinstance(event, Begun):
             self.prompt_tokens += event.prompt_tokens
             self.cached_tokens += event.cached_tokens
@@ -49,13 +51,13 @@ class RequestRecord:
             self.completion_tokens += event.usage.completion_tokens
             self.finish_reason = event.reason
 
-    def _note_piece(self, id: str) -> None:
+    def _note_tokens(self, id: str, tokens: int) -> None:
         now = time.perf_counter()
         if self.ttft_s is None:
             self.ttft_s = now - self.started
         before = self._last.get(id)
-        if before is not None:
-            self.on_gap(now - before)
+        if before is not None and tokens:
+            self.on_gaps((now - before) / tokens, tokens)
         self._last[id] = now
 
 
