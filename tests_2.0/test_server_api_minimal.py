@@ -126,7 +126,6 @@ def test_harmless_fields_change_nothing(server: RunningServer) -> None:
     assert len(server.host.requests) == 1
 
 
-TWO_CALLS = (("c1", "f", ('{"a"', ":1}")), ("c2", "g", ("{}",)))
 ONE_CALL: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "parallel_tool_calls": False},
     "/v1/responses": {"input": "hi", "parallel_tool_calls": False},
@@ -138,47 +137,13 @@ ONE_CALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("path", ONE_CALL)
-def test_who_takes_one_call_gets_no_more(server: RunningServer, path: str, stream: bool) -> None:
-    server.host.script = Script(words=(), calls=TWO_CALLS, reason="tool_calls")
-    body = {**ONE_CALL[path], "stream": stream}
-    told = HTTP.post(server.url + path, json=body)
-    assert told.status_code == 200
-    assert '"f"' in told.text and '"c1"' in told.text
-    assert '"g"' not in told.text and '"c2"' not in told.text
-    body.pop("parallel_tool_calls", None), body.pop("tool_choice", None)
-    assert '"c2"' in HTTP.post(server.url + path, json=body).text
-
-
-EACH_API = {**ONE_CALL, "/v1/completions": {"prompt": "hi"}, "/v1/embeddings": {"input": "hi"}}
-
-
-@pytest.mark.parametrize("asked", [None, PART, MODEL])
-@pytest.mark.parametrize("path", EACH_API)
-def test_answers_and_the_log_call_the_model_by_its_whole_name(
-    server: RunningServer, caplog: pytest.LogCaptureFixture, path: str, asked: str | None
-) -> None:
-    caplog.set_level(logging.INFO, logger="mlxk2.access")
-    body = {**EACH_API[path], "model": asked}
-    assert HTTP.post(server.url + path, json=body).json()["model"] == MODEL
-    if path != "/v1/embeddings":
-        streamed = HTTP.post(server.url + path, json={**body, "stream": True}).text
-        told = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
-        names = [event.get("model") or event.get("message", event.get("response", {})).get("model") for event in told]
-        assert set(filter(None, names)) == {MODEL}
-    wait_until(lambda: len(access_lines(caplog)) == 1 + (path != "/v1/embeddings"))
-    assert {line["model"] for line in access_lines(caplog)} == {MODEL}
-
-
-def access_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [vars(record)["fields"] for record in caplog.records if record.name == "mlxk2.access"]
-
-
-def test_a_call_that_is_none_is_not_the_one_call(server: RunningServer) -> None:
-    server.host.script = Script(words=(), calls=TWO_CALLS, reason="tool_calls", lost_call="<f(")
-    told = HTTP.post(server.url + "/v1/chat/completions", json=ONE_CALL["/v1/chat/completions"]).json()
-    assert told["choices"][0]["message"]["content"] == "<f(<f("
+def test_the_engine_is_told_who_takes_one_call(server: RunningServer, path: str) -> None:
+    more = {**ONE_CALL[path]}
+    more.pop("parallel_tool_calls", None), more.pop("tool_choice", None)
+    for body in (ONE_CALL[path], more):
+        assert HTTP.post(server.url + path, json=body).status_code == 200
+    assert [request.parallel_tool_calls for request in server.host.requests] == [False, True]
 
 
 def test_messages_become_turns(server: RunningServer) -> None:

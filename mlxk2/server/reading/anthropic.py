@@ -41,6 +41,7 @@ def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationReq
         else common.constraint_of(wanted.type, wanted.schema_, "output_config.format"),
         tools=tuple(common.function_tool(tool.name, tool.description, tool.input_schema) for tool in body.tools or ()),
         tool_choice=_choice(body),
+        parallel_tool_calls=body.tool_choice is None or body.tool_choice.disable_parallel_tool_use is not True,
         template_variables=_variables(body),
     )
     if not isinstance(body, MessagesRequest):
@@ -124,11 +125,6 @@ def _choice(body: CountRequest) -> str:
         return "required"
     name = tools.needed(choice.name, "tool_choice.name")
     return tools.known_tool(name, (tool.name for tool in body.tools), "tool_choice.name")
-
-
-def wants_one_call(body: CountRequest) -> bool:
-    """Whether the answer may have no more than one tool call."""
-    return body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use is True
 
 
 def _variables(body: CountRequest) -> dict[str, Any]:

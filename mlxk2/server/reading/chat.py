@@ -38,6 +38,7 @@ def read_chat(body: ChatRequest, settings: ServerSettings) -> list[GenerationReq
             for tool in body.tools or ()
         ),
         tool_choice=_choice(body),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
         template_variables=variables,
     )
     return common.choices_of(request, common.count_of(body.n, settings))

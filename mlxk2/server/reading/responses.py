@@ -41,6 +41,7 @@ def read_responses(body: ResponsesRequest, settings: ServerSettings) -> Generati
             common.function_tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in body.tools or ()
         ),
         tool_choice=_choice(body),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
         template_variables=variables,
     )
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from mlxk2.errors import GenerationFailed
 from mlxk2.server.answers import JsonResponse
 from mlxk2.server.protocol import Count, Counted
-from mlxk2.server.reading.anthropic import read_messages, wants_one_call
+from mlxk2.server.reading.anthropic import read_messages
 from mlxk2.server.schemas.anthropic import CountRequest, MessagesRequest
 from mlxk2.server.writing.anthropic import PING, MessageWriter, anthropic_failure
 
@@ -23,7 +23,7 @@ async def messages(request: Request) -> Response:
     """Answer a conversation, in the form of Anthropic's API."""
     body = await body_of(request, MessagesRequest)
     writer = MessageWriter(model_name(request, body.model))
-    asked = Asked(body.model, [read_messages(body, serving_of(request).settings)], wants_one_call(body))
+    asked = Asked(body.model, [read_messages(body, serving_of(request).settings)])
     if body.stream:
         return await streaming(request, asked, writer, anthropic_failure, PING)
     return await answered(request, asked, writer)

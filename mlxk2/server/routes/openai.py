@@ -39,7 +39,7 @@ async def chat_completions(request: Request) -> Response:
         name, len(requests), wants_usage=options is not None and options.include_usage, wants_logprobs=body.logprobs
     )
     answer = streaming if body.stream else answered
-    return await answer(request, Asked(body.model, requests, body.parallel_tool_calls is False), writer)
+    return await answer(request, Asked(body.model, requests), writer)
 
 
 @router.post("/v1/completions", openapi_extra=documented(CompletionRequest), response_class=JsonResponse)

@@ -27,7 +27,7 @@ async def responses(request: Request) -> Response:
     asked = read_responses(body, serving_of(request).settings)
     packs = "reasoning.encrypted_content" in (body.include or ())
     writer = ResponseWriter(name, _echo(body, asked), packs)
-    all_asked = Asked(body.model, [asked], body.parallel_tool_calls is False)
+    all_asked = Asked(body.model, [asked])
     if body.stream:
         return await streaming(request, all_asked, writer, writer.failure)
     return await answered(request, all_asked, writer)

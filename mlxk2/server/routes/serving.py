@@ -21,7 +21,6 @@ from mlxk2.server.exchange import Collected, Exchange, Numbered, collect
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.metrics import Metrics
 from mlxk2.server.models import Models
-from mlxk2.server.one_call import first_calls
 from mlxk2.server.record import record_of
 from mlxk2.server.settings import ServerSettings
 from mlxk2.server.sse import COMMENT, Failure, streamed
@@ -42,16 +41,14 @@ class Serving:
 
 
 class Asked(NamedTuple):
-    """What is asked of which model; `one_call`: no more than one tool call an answer."""
+    """What is asked of which model."""
 
     model: str | None
     requests: Sequence[GenerationRequest]
-    one_call: bool = False
 
     def events(self, exchange: Exchange) -> AsyncIterator[Numbered]:
         """Yield the events of all answers. Raises: MlxkError."""
-        events = exchange.generate(self.model, self.requests)
-        return first_calls(events) if self.one_call else events
+        return exchange.generate(self.model, self.requests)
 
 
 class Writer(Protocol):
