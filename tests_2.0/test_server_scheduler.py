@@ -14,7 +14,9 @@ from mlx_lm.models.cache import KVCache
 from mlxk2 import errors
 from mlxk2.runner.mlx_backend import PrefixStore, Step
 from mlxk2.runner.mlx_backend.batch import Joined, RowStep
+from mlxk2.runner.prompt import Prompt
 from mlxk2.runner.request import CacheOptions, GenerationRequest
+from mlxk2.server.engine.model import ReadPrompt
 from mlxk2.server.engine.room import Room
 from mlxk2.server.engine.scheduler import Scheduler
 from mlxk2.server.protocol import Failed, Generate
@@ -22,6 +24,7 @@ from mlxk2.server.protocol import Failed, Generate
 pytestmark = [pytest.mark.mlx_real]
 
 WIDTH = 8
+READ = ReadPrompt(Prompt("", (1, 2, 3)), frozenset())
 
 
 class EndlessReply:
@@ -29,7 +32,7 @@ class EndlessReply:
 
     def __init__(self, id: str) -> None:
         self.id, self.positions, self.failures, self.is_finished = id, 10, 0, False
-        self.turn = SimpleNamespace(ids=(1, 2, 3), is_over=False, decoding=lambda: None)
+        self.turn = SimpleNamespace(ids=READ.prompt.ids, is_over=False, decoding=lambda: None)
 
     def begin(self, _cached: int) -> tuple[()]:
         return ()
@@ -108,13 +111,13 @@ def scheduler_of(device: Device) -> Scheduler:
     model: Any = SimpleNamespace(
         spec=SimpleNamespace(max_concurrency=WIDTH, max_queue=100),
         batch=device.batch,
-        reply=lambda id, _request: EndlessReply(id),
+        reply=lambda id, _request, _read: EndlessReply(id),
         room=Limited({"device": device}, CacheOptions(), 0, None),
         store=PrefixStore(None, CacheOptions(), 0),  # type: ignore[arg-type]
     )
     scheduler = Scheduler(model)
     for number in range(WIDTH):
-        scheduler.generate(Generate(f"r{number}", GenerationRequest(prompt="x")))
+        scheduler.generate(Generate(f"r{number}", GenerationRequest(prompt="x")), READ)
     return scheduler
 
 

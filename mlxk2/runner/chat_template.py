@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from threading import get_ident
 from typing import Any
 
 from mlxk2 import errors
@@ -41,7 +42,7 @@ def render(template: str, messages: tuple[Message, ...], variables: Mapping[str,
     jinja = _sandbox_module()
     chat = [as_template_sees(message) for message in messages]
     try:
-        sandbox, compiled = _compiled(template)
+        sandbox, compiled = _compiled(template, get_ident())
         sandbox.start()
         known = {"tools": None, "documents": None, "add_generation_prompt": True, **variables}
         text = compiled.render(**known, messages=chat)
@@ -97,7 +98,8 @@ def _sandbox_module() -> Any:
 
 
 @lru_cache(maxsize=4)
-def _compiled(source: str) -> tuple[Any, Any]:
+def _compiled(source: str, _thread: int) -> tuple[Any, Any]:
+    """A sandbox, which counts what one thread does in it, and the template."""
     sandbox = _sandbox_module().Sandbox()
     return sandbox, sandbox.compiled(source)
 

@@ -17,6 +17,10 @@ from .tokenizer import TextTokenizer
 
 NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
+# Few texts have more characters a token; longer ones are looked at in slices first.
+_USUAL_CHARS = 4
+_SLICE_CHARS = 16384
+
 
 class Renderer(Protocol):
     """Writes a conversation as the text that the model reads."""
@@ -53,24 +57,39 @@ def make_prompt(
     `renderer` None means that the model has no chat template: then the messages are joined by blank lines and read
     like raw text. Rendered text brings its own special tokens; raw text gets those that the tokenizer adds.
 
-    Raises: ContextLengthExceeded where the text is so long that it need not be tokenized to see that it does not fit.
+    Raises: ContextLengthExceeded where the text is so long that it need not be tokenized to its end to see that.
     """
     if request.messages is not None and renderer is not None:
         rendered = _rendered(renderer, request.messages, variables_of(request))
-        check_length(tokenizer.least_tokens(rendered), context)
+        check_fits(rendered, tokenizer, context)
         return Prompt(rendered, tokenizer.encode(rendered, add_special_tokens=False))
     if request.prompt_ids is not None:
+        check_length(len(request.prompt_ids), context)
         # What they look like matters to nobody.
         return Prompt("", request.prompt_ids)
     if request.suffix is not None:
         marks = fill_in.find_marks(tokenizer)
-        check_length(tokenizer.least_tokens(request.suffix), context)
-        check_length(tokenizer.least_tokens(request.prompt or ""), context)
+        check_fits(request.suffix, tokenizer, context)
+        check_fits(request.prompt or "", tokenizer, context)
         ids = fill_in.arranged(marks, request.prompt or "", request.suffix, tokenizer)
         return Prompt(request.prompt or "", (*_raw_ids("", text, tokenizer)[:1], *ids))
     raw = (request.prompt if request.messages is None else plain_text(request.messages)) or ""
-    check_length(tokenizer.least_tokens(raw), context)
+    check_fits(raw, tokenizer, context)
     return Prompt(raw, _raw_ids(raw, text, tokenizer))
+
+
+def check_fits(text: str, tokenizer: TextTokenizer, context: int | None) -> None:
+    """Do nothing where a text may fit; what is far too long for a model is not tokenized to its end.
+
+    Raises: ContextLengthExceeded, UsageError.
+    """
+    if context is None or len(text) <= _USUAL_CHARS * context:
+        return
+    tokens = 0
+    for start in range(0, len(text), _SLICE_CHARS):
+        tokens += len(tokenizer.encode(text[start : start + _SLICE_CHARS], add_special_tokens=False))
+        # The cuts make some tokens more, never as many again.
+        check_length(tokens // 2, context)
 
 
 def variables_of(request: GenerationRequest) -> Mapping[str, Any]:

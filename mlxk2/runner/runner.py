@@ -18,6 +18,7 @@ from . import fast_start as stand_ins
 from .answer import Answer, PreparedPrompt
 from .draft import check_draft
 from .limits import token_budget
+from .prompt import Prompt
 from .prompt_cache_file import PromptCacheFile, owner_of, read_prompt_cache
 from .request import EngineOptions, GenerationRequest
 from .speech import Speech, SpeechLoader, backend
@@ -26,6 +27,10 @@ from .vocabulary import check_bias, check_given_ids, check_ids, vocabulary_size
 
 if TYPE_CHECKING:
     from .mlx_backend import Engine, KVState
+
+
+# Contexts. Counting takes a thousand times the memory that a text takes.
+_MOST_COUNTED = 16
 
 
 class MLXRunner:
@@ -105,14 +110,14 @@ class MLXRunner:
         if bias:
             check_bias(bias, self._vocab_size(self._speech.load(request).tokenizer.size))
 
-    def prepare(self, request: GenerationRequest) -> PreparedPrompt:
-        """Tokenize the request and set its budget.
+    def prepare(self, request: GenerationRequest, prompt: Prompt | None = None) -> PreparedPrompt:
+        """Tokenize the request, unless `prompt` is what `read` made of it, and set its budget.
 
         Raises: ContextLengthExceeded, IncompatibleModel, GenerationFailed (template), DependencyMissing, UsageError.
         """
         speech = self._speech.load(request)
         vocab_size = self._vocab_size(speech.tokenizer.size)
-        prompt = speech.prompt(request, self.context_length or DEFAULT_CONTEXT_LENGTH)
+        prompt = prompt or self.read(request)
         check_given_ids(request.prompt_ids or (), vocab_size)
         check_ids(prompt.ids, vocab_size)
         check_bias(request.sampling.logit_bias, vocab_size)
@@ -131,12 +136,20 @@ class MLXRunner:
             lasting_tokens=lambda: speech.lasting_tokens(request, prompt),
         )
 
-    def count_tokens(self, request: GenerationRequest) -> int:
-        """Return how many tokens the request's prompt has, whether it fits or not.
+    def read(self, request: GenerationRequest) -> Prompt:
+        """Return what the model reads. Once the tokenizer is loaded, several threads may ask side by side.
 
-        Raises: IncompatibleModel, GenerationFailed (template), DependencyMissing, UsageError.
+        Raises: ContextLengthExceeded, IncompatibleModel, GenerationFailed (template), DependencyMissing, UsageError.
         """
-        return len(self.speech(request).prompt(request).ids)
+        return self.speech(request).prompt(request, self.context_length or DEFAULT_CONTEXT_LENGTH)
+
+    def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens the request's prompt has, whether it fits or not. Several threads may ask, as with `read`.
+
+        Raises: ContextLengthExceeded where that is many times what fits, which nobody counts; else as `read`.
+        """
+        most = _MOST_COUNTED * (self.context_length or DEFAULT_CONTEXT_LENGTH)
+        return len(self.speech(request).prompt(request, most).ids)
 
     def speech(self, request: GenerationRequest) -> Speech:
         """Return how to talk to the model, loading its tokenizer if need be. Raises: IncompatibleModel, DependencyMissing."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
@@ -33,9 +31,6 @@ class TextTokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Return the ids of `text`."""
 
-    def least_tokens(self, text: str) -> int:
-        """Return how many tokens `text` has at least, as far as its length tells, which is known at once."""
-
     def id_of(self, token: str) -> int | None:
         """Return the id of the token written exactly so, None if there is none."""
 
@@ -50,6 +45,10 @@ class TextTokenizer(Protocol):
 
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder for text that follows `context`."""
+
+
+# From here on others are to go on while a text is read.
+_LONG_CHARS = 4096
 
 
 class FileTokenizer:
@@ -96,25 +95,14 @@ class FileTokenizer:
         if self._encode_text is not None:
             return tuple(self._encode_text(text, add_special_tokens))
         try:
-            return tuple(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            if len(text) > _LONG_CHARS:
+                # The library lets go of Python's lock here, and there it does not.
+                (found,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            else:
+                found = self._backend.encode(text, add_special_tokens=add_special_tokens)
+            return tuple(found.ids)
         except Exception as error:  # the library raises plain Exception
             raise errors.GenerationFailed(f"the prompt cannot be tokenized: {error}") from error
-
-    def least_tokens(self, text: str) -> int:
-        """Return how many tokens `text` has at least: each of its bytes is in one, where none is ever left out."""
-        longest = self._longest_token
-        return 0 if longest is None else len(text.encode("utf-8", "surrogatepass")) // longest
-
-    @cached_property
-    def _longest_token(self) -> int | None:
-        """How many bytes of a text one token stands for at most; None where it may be any number."""
-        parts = json.loads(self._backend.to_str())
-        if parts["model"]["type"] != "BPE" or not _keeps_bytes(parts):
-            return None
-        if any(token["lstrip"] or token["rstrip"] for token in parts["added_tokens"]):
-            return None
-        # As it is spelled, which is never shorter than what it stands for; a letter may be composed of several.
-        return _MOST_COMPOSED * max(len(token.encode("utf-8", "replace")) for token in self.vocabulary())
 
     def id_of(self, token: str) -> int | None:
         """Return the id of the token written exactly so, None if there is none."""
@@ -136,27 +124,6 @@ class FileTokenizer:
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder for text that follows `context`."""
         return StreamDecoder(self._backend, context)
-
-
-# What a normalizer may make of one byte is at least a fourth of one: letters with accents that become one character.
-_MOST_COMPOSED = 4
-_COMPOSING = ("NFC", "Prepend", "Replace", "Lowercase")
-_SPACE = {"String": " "}
-
-
-def _keeps_bytes(parts: Any) -> bool:
-    """Whether every byte of a text becomes part of a token: none is dropped, or lost in a token for the unknown."""
-    normalizer = parts["normalizer"] or {}
-    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
-    if not all(step["type"] in _COMPOSING and step.get("pattern", _SPACE) == _SPACE for step in steps):
-        return False
-    splitter = parts["pre_tokenizer"] or {}
-    splits = splitter.get("pretokenizers", [splitter] if splitter else [])
-    is_byte_level = any(split["type"] == "ByteLevel" for split in splits)
-    return (is_byte_level or bool(parts["model"].get("byte_fallback"))) and all(
-        split.get("behavior") != "Removed" and split["type"] in ("ByteLevel", "Split", "Digits", "Metaspace")
-        for split in splits
-    )
 
 
 def _second_of_two(decode: Callable[..., str], token_id: int) -> str:
@@ -243,10 +210,6 @@ class WrappedTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Return the ids of `text`."""
         return tuple(self._wrapper.encode(text, add_special_tokens=add_special_tokens))
-
-    def least_tokens(self, text: str) -> int:
-        """Return 0: what it makes of a text is its own affair."""
-        return 0
 
     def id_of(self, token: str) -> int | None:
         """Return the id of the token written exactly so, None if there is none."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mlxk2 import errors
 from mlxk2.runner.speech import backend
-from mlxk2.server.protocol import Embed, Embedded, Failed, Problem, RequestEvent
+from mlxk2.server.protocol import Embedded, Failed, Problem, RequestEvent
 
 from .model import ServedModel
 
@@ -33,9 +33,9 @@ class Embedder:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self, command: Embed) -> None:
-        """Take texts. Raises: IncompatibleModel, ContextLengthExceeded, UsageError."""
-        self._waiting.append(_Work(command.id, self._model.texts_to_embed(command.inputs)))
+    def take(self, id: str, texts: list[tuple[int, ...]]) -> None:
+        """Take texts as token ids."""
+        self._waiting.append(_Work(id, texts))
 
     def cancel(self, id: str) -> None:
         """Forget a request."""

@@ -11,18 +11,24 @@ from threading import Thread
 
 from mlxk2.server.protocol import Command, Stop
 
+from .reader import WasRead
+
 
 class Inbox:
     """Reads commands in a thread of its own. Where their sender is gone, the process ends at once: nobody is left."""
 
     def __init__(self, commands: Connection) -> None:
         self._commands = commands
-        self._arrived: SimpleQueue[Command] = SimpleQueue()
+        self._arrived: SimpleQueue[Command | WasRead] = SimpleQueue()
         Thread(target=self._read, name="inbox", daemon=True).start()
 
-    def take(self, wait_s: float) -> list[Command]:
+    def put(self, news: WasRead) -> None:
+        """Let something arrive from another thread of this process."""
+        self._arrived.put(news)
+
+    def take(self, wait_s: float) -> list[Command | WasRead]:
         """Return what has arrived; where that is nothing, wait so long for it."""
-        found: list[Command] = []
+        found: list[Command | WasRead] = []
         with suppress(Empty):
             if wait_s > 0:
                 found.append(self._arrived.get(timeout=wait_s))

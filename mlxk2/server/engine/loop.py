@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 import traceback
 from multiprocessing.connection import Connection
+from typing import Any
 
 from mlxk2 import errors
 from mlxk2.runner.speech import backend
 from mlxk2.server.protocol import (
     Cancel,
-    Count,
     Counted,
     Embed,
     EngineEvent,
@@ -25,6 +26,7 @@ from mlxk2.server.protocol import (
 
 from .inbox import Inbox
 from .model import ServedModel
+from .reader import Reader, ToRead, WasRead, is_long, read
 from .scheduler import Scheduler
 
 _STATUS_EVERY_S = 1.0
@@ -55,11 +57,14 @@ def run_engine(spec: EngineSpec, commands: Connection, events: Connection) -> No
     except errors.MlxkError as error:
         events.send((LoadFailed(Problem.of(error)),))
         return
+    loop = _Loop(model, inbox, events)
     try:
-        _Loop(model, inbox, events).run()
+        loop.run()
     finally:
         model.close()
         backend().end_thread()
+    if loop.close():
+        os._exit(0)  # noqa: TID251 - the thread would wake up in what Python's end has left of it
 
 
 class _Loop:
@@ -67,7 +72,8 @@ class _Loop:
         self._model = model
         self._inbox = inbox
         self._events = events
-        self._scheduler = Scheduler(model)
+        self._reader = Reader(model, inbox.put)
+        self._scheduler = Scheduler(model, self._reader)
         self._told: list[EngineEvent] = [model.ready]
         self._next_status = 0.0
         self._was_busy = False
@@ -81,23 +87,48 @@ class _Loop:
                 self._obey(command)
             self._scheduler.step()
 
-    def _obey(self, command: Generate | Embed | Count | Cancel) -> None:
+    def close(self) -> bool:
+        """Give everything up; return whether another thread cannot, since it is reading a text."""
+        return self._reader.close()
+
+    def _obey(self, command: ToRead | WasRead | Cancel) -> None:
         """Do what one request wants; what is wrong with it is its own affair."""
         try:
-            if isinstance(command, Generate):
-                self._scheduler.generate(command)
-            elif isinstance(command, Embed):
-                self._scheduler.embed(command)
-            elif isinstance(command, Count):
-                self._told.append(Counted(command.id, self._model.count(command.request)))
-            elif isinstance(command, Cancel):
+            if isinstance(command, Cancel):
+                self._reader.cancel(command.id)
                 self._scheduler.cancel(command.id)
+            elif isinstance(command, WasRead):
+                self._go_on(command)
+            else:
+                self._read(command)
         except errors.MlxkError as error:
             self._told.append(Failed(command.id, Problem.of(error)))
         except _BUGS as error:
             traceback.print_exc()
             bug = errors.InternalError(f"{type(error).__name__}: {error}")
             self._told.append(Failed(command.id, Problem.of(bug)))
+
+    def _read(self, command: ToRead) -> None:
+        if isinstance(command, Generate):
+            self._scheduler.check_queue()
+        if is_long(command):
+            self._reader.take(command)
+        else:
+            self._begin(command, read(self._model, command))
+
+    def _go_on(self, found: WasRead) -> None:
+        command = self._reader.finish(found)
+        if command is not None:
+            self._begin(command, found.result())
+
+    def _begin(self, command: ToRead, found: Any) -> None:
+        """Go on with a command whose texts were read."""
+        if isinstance(command, Generate):
+            self._scheduler.generate(command, found)
+        elif isinstance(command, Embed):
+            self._scheduler.embed(command.id, found)
+        else:
+            self._told.append(Counted(command.id, found))
 
     def _send(self) -> None:
         told = (*self._told, *self._scheduler.events())

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxk2 import errors
 from mlxk2.inspection.capabilities import EMBEDDING, detect_type
 from mlxk2.inspection.context import DEFAULT_CONTEXT_LENGTH
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.memory import memory_need
-from mlxk2.runner.limits import check_length, memory_limit_bytes
+from mlxk2.runner.limits import memory_limit_bytes
+from mlxk2.runner.prompt import Prompt, check_fits
 from mlxk2.runner.request import GenerationRequest
 from mlxk2.runner.runner import MLXRunner
 from mlxk2.runner.speech import backend
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 
 # Any request loads a tokenizer; this one asks for a template too, where there is one.
 _FIRST = GenerationRequest(prompt="x", max_tokens=1)
+
+
+class ReadPrompt(NamedTuple):
+    """What the model reads for a request, and after how many ids of it the system's message ends, and the last turn.
+
+    `turn_ends` is empty where it is of no use to this model.
+    """
+
+    prompt: Prompt
+    turn_ends: frozenset[int]
 
 
 class ServedModel:
@@ -52,6 +63,9 @@ class ServedModel:
         engine = self.runner.engine()
         self.store: PrefixStore = backend().PrefixStore(engine, spec.options.cache, spec.prefix_cache_bytes)
         self._obstacle = self._batch_obstacle()
+        first = self.batch(1)
+        self._has_turn_ends = not first.can_be_cut
+        first.close()
 
     @property
     def context_length(self) -> int:
@@ -71,15 +85,24 @@ class ServedModel:
             has_fill_in=speech.can_fill_in,
         )
 
-    def reply(self, id: str, request: GenerationRequest) -> Reply:
-        """Prepare the answer to a request.
+    def read(self, request: GenerationRequest) -> ReadPrompt:
+        """Make token ids of a request. Any thread may do that, beside others.
+
+        Raises: ContextLengthExceeded, IncompatibleModel, UsageError, DependencyMissing.
+        """
+        with _blaming_the_messages():
+            prompt = self.runner.read(request)
+        return ReadPrompt(prompt, self._turn_ends(request, prompt) if self._has_turn_ends else frozenset())
+
+    def reply(self, id: str, request: GenerationRequest, read: ReadPrompt) -> Reply:
+        """Prepare the answer to a request that was read.
 
         Raises: ContextLengthExceeded, InsufficientMemory, IncompatibleModel, UsageError, DependencyMissing.
         """
         asked, context = request.max_tokens, self.context_length
         limit = asked or self.spec.default_max_tokens or max(context // 2, 1)
         with _blaming_the_messages():
-            prepared = self.runner.prepare(replace(request, max_tokens=limit))
+            prepared = self.runner.prepare(replace(request, max_tokens=limit), read.prompt)
         length = len(prepared.ids)
         if asked is not None and length + asked > context:
             raise errors.ContextLengthExceeded(
@@ -91,10 +114,10 @@ class ServedModel:
             )
         positions = expected_positions(length, prepared.max_tokens, is_asked_for=asked is not None)
         self.room.check(positions)
-        return Reply(id, prepared, positions, self.runner.speech(request).tool_reader(request))
+        return Reply(id, prepared, positions, self.runner.speech(request).tool_reader(request), read.turn_ends)
 
     def texts_to_embed(self, inputs: tuple[str | tuple[int, ...], ...]) -> list[tuple[int, ...]]:
-        """Return the token ids of texts.
+        """Return the token ids of texts. Any thread may ask for them, beside others.
 
         Raises: IncompatibleModel where the model is not made for embeddings, or not those of the last token;
             ContextLengthExceeded, UsageError.
@@ -109,7 +132,7 @@ class ServedModel:
     def _text_to_embed(self, text: str | tuple[int, ...]) -> tuple[int, ...]:
         tokenizer = self.runner.speech(_FIRST).tokenizer
         if isinstance(text, str):
-            check_length(tokenizer.least_tokens(text), self.context_length)
+            check_fits(text, tokenizer, self.context_length)
         ids = tokenizer.encode(text, add_special_tokens=True) if isinstance(text, str) else text
         size = vocabulary_size(self._files.config or {}) or tokenizer.size
         if not isinstance(text, str):
@@ -124,7 +147,7 @@ class ServedModel:
         return ids
 
     def count(self, request: GenerationRequest) -> int:
-        """Return how many tokens a request's prompt has. Raises: as `reply`."""
+        """Return how many tokens a request's prompt has. Any thread may ask, beside others. Raises: as `read`."""
         with _blaming_the_messages():
             return self.runner.count_tokens(request)
 
@@ -133,15 +156,13 @@ class ServedModel:
         self.store.shrink(0)
         self.runner.close()
 
-    def turn_ends(self, reply: Reply) -> set[int]:
-        """Return after how many ids of its prompt the system's message ends, and the last turn."""
-        prompt = reply.turn.prompt
-        ends = {prompt.lasting_tokens()}
-        first = (prompt.request.messages or ())[:1]
+    def _turn_ends(self, request: GenerationRequest, prompt: Prompt) -> frozenset[int]:
+        speech = self.runner.speech(request)
+        ends = {speech.lasting_tokens(request, prompt)}
+        first = (request.messages or ())[:1]
         if first and first[0].role == "system":
-            alone = replace(prompt.request, messages=first)
-            ends.add(self.runner.speech(alone).lasting_tokens(alone, prompt.prompt))
-        return ends
+            ends.add(speech.lasting_tokens(replace(request, messages=first), prompt))
+        return frozenset(ends)
 
     def batch(self, width: int) -> Batch | ByTurns:
         """Return what decodes several sequences at a time; by turns where they cannot be one batch."""

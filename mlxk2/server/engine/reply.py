@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 class Reply:
     """The answer to the request `id`. `positions`: how many of a KV cache it takes, as far as is known.
 
-    `failures` counts the steps that failed with it in company though nobody was to blame.
+    `failures` counts the steps that failed with it in company though nobody was to blame. `turn_ends`: after how many ids
+    of its prompt what was read is worth keeping.
     """
 
-    def __init__(self, id: str, prompt: PreparedPrompt, positions: int, tools: ToolReader | None = None) -> None:
+    def __init__(
+        self,
+        id: str,
+        prompt: PreparedPrompt,
+        positions: int,
+        tools: ToolReader | None = None,
+        turn_ends: frozenset[int] = frozenset(),
+    ) -> None:
         self.id = id
+        self.turn_ends = turn_ends
         self.turn = Turn(prompt)
         self.failures = 0
         self._positions = positions

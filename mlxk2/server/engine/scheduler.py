@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING
 
 from mlxk2 import errors
 from mlxk2.runner.speech import backend
 from mlxk2.runner.turn import RowFailed
-from mlxk2.server.protocol import Embed, Failed, Generate, Problem, RequestEvent, Status
+from mlxk2.server.protocol import Failed, Generate, Problem, RequestEvent, Status
 
 from .embedding import Embedder
-from .model import ServedModel
+from .model import ReadPrompt, ServedModel
 from .reply import Reply
 
 if TYPE_CHECKING:
@@ -30,10 +30,13 @@ _PROBE_TOKENS = 2
 
 
 class Scheduler:
-    """Answers requests side by side, in the order in which they came as far as there is room."""
+    """Answers requests side by side, in the order in which they came as far as there is room.
 
-    def __init__(self, model: ServedModel) -> None:
-        self._model = model
+    `coming`: requests that are still being read; they count as waiting.
+    """
+
+    def __init__(self, model: ServedModel, coming: Sized = ()) -> None:
+        self._model, self._coming = model, coming
         self._width = model.spec.max_concurrency
         self._batch: Batch | ByTurns | None = None
         self._waiting: deque[Reply] = deque()
@@ -61,7 +64,7 @@ class Scheduler:
         figures, store = backend().memory_figures(), self._model.store
         return Status(
             running=len(self._rows),
-            waiting=len(self._waiting) + len(self._embedder),
+            waiting=len(self._waiting) + len(self._embedder) + len(self._coming),
             steps=self._steps,
             active_bytes=figures.active,
             peak_bytes=figures.peak,
@@ -71,15 +74,19 @@ class Scheduler:
             prefix_misses=store.misses,
         )
 
-    def generate(self, command: Generate) -> None:
-        """Take a request. Raises: MlxkError where it cannot be answered."""
-        if len(self._waiting) >= self._model.spec.max_queue:
-            raise errors.QueueFull(f"{len(self._waiting)} requests wait already")
-        self._waiting.append(self._model.reply(command.id, command.request))
+    def check_queue(self) -> None:
+        """Do nothing where one more request may come. Raises: QueueFull."""
+        spec, waiting = self._model.spec, len(self._waiting) + len(self._coming)
+        if len(self._rows) + waiting >= spec.max_concurrency + spec.max_queue:
+            raise errors.QueueFull(f"{waiting} requests wait already")
 
-    def embed(self, command: Embed) -> None:
-        """Take texts to embed. Raises: MlxkError where they cannot be."""
-        self._embedder.take(command)
+    def generate(self, command: Generate, read: ReadPrompt) -> None:
+        """Take a request that was read. Raises: MlxkError where it cannot be answered."""
+        self._waiting.append(self._model.reply(command.id, command.request, read))
+
+    def embed(self, id: str, texts: list[tuple[int, ...]]) -> None:
+        """Take texts to embed."""
+        self._embedder.take(id, texts)
 
     def cancel(self, id: str) -> None:
         """Forget a request; one that is unknown is over already."""
@@ -93,7 +100,6 @@ class Scheduler:
         if self._embedder:
             self._events += self._embedder.step()
             self._steps += 1
-        self._make_room(self._rows.values())
         self._admit()
         if self._batch is None or not self._rows:
             return
@@ -152,7 +158,7 @@ class Scheduler:
         """After how many ids of its prompt others may go on: later turns, and prompts that begin alike."""
         ids, common = reply.turn.ids, backend().common_prefix
         forks = {common(ids, other.turn.ids) for other in self._waiting} | set(self._model.store.forks(ids))
-        forks |= self._model.turn_ends(reply)
+        forks |= reply.turn_ends
         return sorted(place for place in forks if place >= backend().SHORTEST)
 
     def _has_room(self, reply: Reply) -> bool:
