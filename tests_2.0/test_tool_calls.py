@@ -77,6 +77,21 @@ FORMATS = {
     ),
 }
 
+# Templates whose calls mlx-lm has no parser for, and an answer that is one.
+UNMARKED = {
+    "llama": (
+        '{{ tools }}Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.'
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+        '{"name": "weather", "parameters": {"city": "Rome"}}',
+    ),
+    "gpt-oss": (
+        "{{ tools }}{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}<|start|>assistant"
+        "{# functions. <|channel|> <|call|> #}",
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.weather "
+        '<|constrain|>json<|message|>{"city": "Rome"}',
+    ),
+}
+
 JSON = ToolFormat("json", "<tool_call>", "</tool_call>", lambda text, tools: json.loads(text), shape=JSON_OBJECT)
 
 
@@ -288,6 +303,23 @@ class TestThroughTheEngine:
             engine.ask("none", chatting("hi", tools=(WEATHER,), tool_choice="none"))
             assert engine.end("none").reason == "stop"
             assert engine.text("none") == said
+
+    @pytest.mark.parametrize("is_declared", [True, False])
+    @pytest.mark.parametrize("name", UNMARKED)
+    def test_calls_without_marks_are_found_as_their_template_asks(
+        self, tmp_path: Path, name: str, is_declared: bool
+    ) -> None:
+        template, said = UNMARKED[name]
+        model = scripted_model(tmp_path / "m", said, TinyOptions(chat_template=template, context_length=2048))
+        with RunningEngine(model) as engine:
+            engine.ask("t", chatting("hi", tools=(WEATHER if is_declared else TIME,)))
+            assert engine.end("t").reason == ("tool_calls" if is_declared else "stop")
+            parts = [event for event in engine.of("t") if isinstance(event, ToolPiece)]
+            assert [part.name for part in parts[:1]] == ["weather"] * is_declared
+            assert "".join(part.arguments for part in parts) == '{"city": "Rome"}' * is_declared
+            assert ('{"city": "Rome"}' in engine.text("t")) is not is_declared
+            engine.ask("none", chatting("hi"))
+            assert engine.end("none").reason == "stop"
 
     def test_the_template_sees_tools_calls_and_variables(self, tmp_path: Path) -> None:
         call = ToolCall("id7", "weather", '{"city": "Rome"}')

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxk2.runner.reasoning import FORMATS
 from mlxk2.runner.tools import (
     HARMONY,
     JSON_OBJECT,
@@ -25,6 +26,7 @@ from mlxk2.runner.tools import (
 )
 from mlxk2.runner.tools.json_prefix import JsonPrefix
 
+BY_NAME = {known.name: known for known in FORMATS}
 TOOLS = tuple({"type": "function", "function": {"name": name}} for name in ("weather", "time"))
 JSON = ToolFormat("json", "<tool_call>", "</tool_call>", lambda text, tools: json.loads(text), shape=JSON_OBJECT)
 GOOD = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
@@ -252,3 +254,85 @@ class TestKnown:
         harmony = '{{ "<|start|>assistant to=" }}{{ "functions." + call.name + "<|channel|>commentary json<|message|>" }}<|call|>'
         assert known_format(harmony) is HARMONY
         assert known_format("{{ messages }}{{ tools }}") is known_format(None) is None
+
+
+ANALYSIS, NEXT = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant"
+ROME = '{"city": "Rome"}'
+HARMONY_CALLS = {
+    "as the template has it": f"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{ROME}<|call|>",
+    "without a constraint": f"<|channel|>commentary to=functions.weather<|message|>{ROME}<|call|>",
+    "json as a word": f"<|channel|>commentary to=functions.weather json<|message|>{ROME}<|call|>",
+    "recipient first": f" to=functions.weather<|channel|>commentary json<|message|>{ROME}<|call|>",
+    "on the channel of thoughts": f"<|channel|>analysis to=functions.weather<|message|>{ROME}<|call|>",
+    "after thoughts": f"{ANALYSIS}Hm.{NEXT}<|channel|>commentary to=functions.weather<|message|>\n{ROME}\n<|call|>",
+    "recipient in the role": f"{ANALYSIS}Hm.{NEXT} to=functions.weather<|channel|>commentary<|message|>{ROME}<|call|>",
+    "closed by the token that ends the answer": f"<|channel|>commentary to=functions.weather<|message|>{ROME}",
+    "closed as other messages are": f"<|channel|>commentary to=functions.weather<|message|>{ROME}<|end|>",
+}
+
+
+def in_harmony(pieces: Iterable[str], *, is_cut: bool = False) -> tuple[str, Seen]:
+    """Return the reasoning, and what came of the answer."""
+    splitter = BY_NAME["harmony"].with_calls().splitter("<|start|>user<|message|>How?<|end|><|start|>assistant")
+    split = [part for piece in pieces for part in splitter.feed(piece)]
+    split += splitter.finish()
+    thoughts = "".join(text for channel, text in split if channel == "reasoning")
+    answer = [text for channel, text in split if channel == "answer"]
+    return thoughts, seen(MarkedReader(HARMONY, TOOLS), answer, is_cut=is_cut)
+
+
+class TestHarmony:
+    @pytest.mark.parametrize("text", HARMONY_CALLS.values(), ids=HARMONY_CALLS)
+    def test_a_message_to_a_function_is_a_call(self, text: str) -> None:
+        for pieces in ([text], text):
+            thoughts, found = in_harmony(pieces)
+            assert found == Seen("", (("weather", ROME),), (), 1)
+            assert thoughts == ("Hm." if "Hm." in text else "")
+
+    @settings(deadline=None)
+    @given(
+        st.lists(
+            st.sampled_from([*HARMONY_CALLS.values(), *FRAGMENTS, "<|start|>assistant", "<|end|>", ANALYSIS]),
+            max_size=5,
+        ),
+        st.lists(st.integers(0, 30), max_size=30),
+        st.booleans(),
+    )
+    def test_any_chunking_tells_the_same(self, parts: list[str], sizes: list[int], is_cut: bool) -> None:
+        text = "".join(parts)
+        whole = in_harmony([text], is_cut=is_cut)
+        assert in_harmony(cut_up(text, sizes), is_cut=is_cut) == in_harmony(text, is_cut=is_cut) == whole
+
+    def test_calls_and_an_answer_may_follow_each_other(self) -> None:
+        call = f"<|channel|>commentary to=functions.weather<|message|>{ROME}<|call|>"
+        text = f"{ANALYSIS}Hm.{NEXT}{call}<|start|>assistant{call}<|start|>assistant<|channel|>final<|message|>Sun."
+        for pieces in ([text], text):
+            thoughts, found = in_harmony(pieces)
+            assert (thoughts, found.text.strip()) == ("Hm.", "Sun.")
+            assert found.calls == (("weather", ROME),) * 2 and found.complete == 2
+
+    @pytest.mark.parametrize("value", ["<|call|>", "<|end|>", "<|start|>assistant", "<|message|>"])
+    def test_strings_may_hold_marks(self, value: str) -> None:
+        arguments = json.dumps({"city": value})
+        text = f"<|channel|>commentary to=functions.weather<|message|>{arguments}<|call|>"
+        assert in_harmony(text) == ("", Seen("", (("weather", arguments),), (), 1))
+
+    def test_what_is_cut_stays_a_call(self) -> None:
+        text = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Ro'
+        assert in_harmony(text, is_cut=True) == ("", Seen("", (("weather", '{"city": "Ro'),), (), 0))
+
+    @pytest.mark.parametrize("arguments", ['{"city": }', '{"city": "Rome"} and more', '{"city"', "Rome"])
+    @pytest.mark.parametrize("name", ["weather", "other"])
+    def test_what_is_no_call_is_text(self, name: str, arguments: str) -> None:
+        thoughts, found = in_harmony(f"<|channel|>commentary to=functions.{name}<|message|>{arguments}<|call|>")
+        assert (thoughts, found.complete) == ("", 0)
+        assert f"to=functions.{name}" in found.text and arguments in found.text
+
+    def test_a_call_without_arguments_is_one(self) -> None:
+        assert in_harmony("<|channel|>commentary to=functions.time<|message|><|call|>")[1].calls == (("time", "{}"),)
+
+    def test_messages_to_others_stay_thoughts(self) -> None:
+        thoughts, found = in_harmony(
+            f"<|channel|>commentary to=browser.search<|message|>{ROME}{NEXT}<|channel|>final<|message|>a"
+        )
+        assert (thoughts, found.text, found.calls) == (ROME, "a", ())
