@@ -36,6 +36,9 @@ DRAWN = ("--temperature", "0.9", "--seed", "7", "--max-tokens", "24")
 PATIENCE = {"MLXK2_PEER_TIMEOUT": "4"}
 PATIENCE_S = 4
 
+# A rank that does not wait for rank 0 ends within a second.
+UNTIL_IT_WOULD_END_S = 3
+
 # On top of it: two starts of Python, imports, and the end of a process that does not listen.
 OVERHEAD_S = 15
 
@@ -73,12 +76,40 @@ def test_two_ranks_give_the_answer_of_one(
     words = ("run", str(path), "hello there", *flags, "--json")
     with started(words, hosts, env={"MLXK2_SHARDING": sharding}) as (first, second):
         told, silent = first.end(), second.end()
+    assert told.code == 0, (told, silent)
     alone = answer_of_one(path, *flags)
     data = checked(told.stdout, told.code)["data"]
     same = ("model", "prompt", "response", "finish_reason", "usage", "tokens_generated")
     assert {key: data[key] for key in same} == {key: alone[key] for key in same}
     assert data["response"]
     assert told.stderr == ""
+    assert silent == (0, "", "")
+
+
+def test_no_rank_ends_before_rank_0_has_the_whole_answer(tmp_path: Path, hosts: Path) -> None:
+    # Two pieces larger than a pipe: nobody reads, so rank 0 stands at the second one, and the last token is still to come.
+    pieces = ("a" * 300_000, "b" * 300_000, "c")
+    path = scripted_model(tmp_path / "model", pieces=pieces)
+    words = (
+        "run",
+        str(path),
+        "hi",
+        "--temperature",
+        "0",
+        "--repetition-penalty",
+        "1",
+        "--max-tokens",
+        "3",
+        "--stream-json",
+    )
+    with started(words, hosts) as (first, second):
+        first.read_until('"started"')
+        end = time.monotonic() + UNTIL_IT_WOULD_END_S
+        while time.monotonic() < end:
+            assert second.process.poll() is None
+            time.sleep(0.01)
+        told, silent = first.end(), second.end()
+    assert last_line(told.stdout)["data"]["response"] == "".join(pieces)
     assert silent == (0, "", "")
 
 

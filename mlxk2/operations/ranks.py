@@ -148,6 +148,9 @@ def _work(job: RankJob, pulse: Pulse) -> Generator[Event, None, RunResult]:
     runner = MLXRunner(plan.inspection.files, fast_start=False, label=label, options=options.engine, load_engine=load)
     prompt = together.do(partial(_prepared, runner, plan))
     answer = yield from runner.answer(_as_rank_0_reads_it(prompt, together))
+    # Who was interrupted is not where the others are, and leaves them.
+    if answer.finished.reason != "interrupted":
+        together.part()
     return result_of(plan, answer.finished, answer)
 
 

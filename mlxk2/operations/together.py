@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
-from mlxk2.errors import InternalError, MlxkError
+from mlxk2.errors import InternalError, MlxkError, PeerLost
 
 if TYPE_CHECKING:
     from mlxk2.runner.mlx_backend.distributed import Ranks
@@ -50,6 +51,13 @@ class Together:
                 detail={"rank_0": json.loads(said[0]), "other": json.loads(said[other])},
                 rank=other,
             )
+
+    def part(self) -> None:
+        """Return when every rank has its answer: who ends before takes away what the others still wait for."""
+        # Who is gone by now is missed by nobody.
+        with suppress(PeerLost):
+            self._ranks.finish()
+            self._ranks.gather(b"")
 
 
 def _written(failure: MlxkError | None) -> bytes:

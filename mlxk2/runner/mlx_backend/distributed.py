@@ -38,6 +38,7 @@ class Ranks:
         self.group = group
         self.rank = int(group.rank())
         self.size = int(group.size())
+        self._ahead: Any = None
 
     def gather(self, words: bytes) -> tuple[bytes, ...]:
         """Return what every rank said, in their order; all must call this at the same point.
@@ -50,6 +51,20 @@ class Ranks:
             padded = mx.array(list(words.ljust(longest, b"\0")), dtype=mx.uint8)
             said = bytes(self._all(padded).tolist())
         return tuple(said[rank * longest : rank * longest + size] for rank, size in enumerate(sizes))
+
+    def as_rank_0_has_it(self, part: Any) -> Any:
+        """Return what `part` is on rank 0, to be evaluated later; all must call this at the same point."""
+        # Other hardware may round differently: each rank would go its own way from the first close call on.
+        self._ahead = self._all(part)[: part.shape[0]]
+        return self._ahead
+
+    def finish(self) -> None:
+        """Wait for the step that was begun ahead: on another stream, the next words would get between its own.
+
+        Raises: PeerLost.
+        """
+        with kept_together("the model failed after the answer"):
+            mx.eval(self._ahead)
 
     def _all(self, part: Any) -> Any:
         return mx.distributed.all_gather(part, group=self.group, stream=mx.cpu)
@@ -135,9 +150,7 @@ class RankEngine(Engine):
         draw = super()._sampler(decoding)
 
         def draw_together(logprobs: Any) -> Any:
-            # Other hardware may round differently: each rank would go its own way from the first close call on.
-            tokens = draw(logprobs)
-            return mx.distributed.all_gather(tokens, group=self._ranks.group, stream=mx.cpu)[: tokens.shape[0]]
+            return self._ranks.as_rank_0_has_it(draw(logprobs))
 
         return draw_together
 
