@@ -87,6 +87,13 @@ def test_logprobs_show_tokens_as_they_stand_in_the_text(ask, tmp_path):
     assert all(entry["top"] == [] and entry["logprob"] <= 0 for entry in data["logprobs"])
 
 
+def test_logprobs_show_parts_of_a_character_as_text(ask, tmp_path):
+    path = scripted_model(tmp_path / "m", pieces=["so ", b"\xf0\x9f", b"\x98\x80"])
+    data = ask(path, "--logprobs", "1")
+    assert [entry["token"] for entry in data["logprobs"]][:2] == ["so ", "\ufffd"]
+    assert data["logprobs"][1]["top"][0]["token"] == "\ufffd"
+
+
 @pytest.mark.parametrize("flags", [("--logprobs", "21"), ("--logprobs", "-1")])
 def test_logprobs_have_a_limit(ask, tiny, flags):
     assert "--logprobs" in ask(tiny, *flags, code=2)["message"]

@@ -72,6 +72,7 @@ def test_a_chat_completion_has_openais_shape(server: RunningServer) -> None:
         "completion_tokens": 3,
         "total_tokens": 15,
         "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

@@ -24,6 +24,7 @@ from mlxk2.operations.structured import value_of
 from mlxk2.runner.limits import EXPECTED_ANSWER_TOKENS
 from mlxk2.runner.prompt_cache_file import read_prompt_cache
 from mlxk2.runner.request import EngineOptions, GenerationRequest, Message, Sampling
+from mlxk2.runner.token_bytes import shown
 from mlxk2.store.model_ref import ModelRef
 
 if TYPE_CHECKING:
@@ -232,12 +233,12 @@ def result_of(
     plan: RunPlan, finished: Finished, answer: Answer | None = None, warnings: tuple[str, ...] = ()
 ) -> RunResult:
     """Return what a run came to; without `answer`, nothing was said. Raises: StructuredOutputFailed."""
-    shown = answer is not None and not plan.options.hide_reasoning
+    shows_reasoning = answer is not None and not plan.options.hide_reasoning
     return RunResult(
         model=plan.inspection.info.name,
         prompt=plan.options.prompt,
         response=answer.text if answer is not None else "",
-        reasoning=answer.reasoning if answer is not None and shown else None,
+        reasoning=answer.reasoning if answer is not None and shows_reasoning else None,
         finish_reason=finished.reason,
         usage=finished.usage,
         tokens_generated=finished.usage.completion_tokens,
@@ -245,7 +246,7 @@ def result_of(
         time_to_first_token_s=_rounded(finished.timing.time_to_first_token_s),
         tokens_per_second=round(answer.tokens_per_second, 3) if answer is not None else 0.0,
         parsed=_parsed(plan, answer),
-        logprobs=ABSENT if answer is None or answer.logprobs is None else answer.logprobs,
+        logprobs=ABSENT if answer is None or answer.logprobs is None else tuple(map(_shown, answer.logprobs)),
         warnings=warnings or ABSENT,
     )
 
@@ -256,6 +257,12 @@ def _parsed(plan: RunPlan, answer: Answer | None) -> Any:
     if constraint is None or answer is None or answer.finish_reason == "interrupted":
         return ABSENT
     return value_of(constraint, answer)
+
+
+def _shown(chosen: ChosenToken) -> ChosenToken:
+    """Return a token with its bytes that are no character as U+FFFD: an envelope is text."""
+    top = tuple(other._replace(token=shown(other.token)) for other in chosen.top)
+    return chosen._replace(token=shown(chosen.token), top=top)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -53,12 +53,24 @@ class TokenChoice(NamedTuple):
 
 
 class ChosenToken(NamedTuple):
-    """The token that was generated, and the likeliest ones in its place, best first."""
+    """The token that was generated, and the likeliest ones in its place, best first.
+
+    Bytes of tokens that are no character are escaped as surrogates.
+    """
 
     token: str
     token_id: int
     logprob: float
     top: tuple[TokenChoice, ...]
+
+
+def last_ones(tokens: tuple[ChosenToken, ...], text: str) -> tuple[ChosenToken, ...]:
+    """Return those of `tokens`, at the end, that say `text`: not the marks before it, which nobody is shown."""
+    left, number = len(text.encode("utf-8", "replace")), len(tokens)
+    while left > 0 and number > 0:
+        number -= 1
+        left -= len(tokens[number].token.encode("utf-8", "surrogateescape"))
+    return tokens[number:]
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,8 @@ class Answer:
 class AnswerText:
     """The text of one answer as its tokens come: what of it may be shown, and on which channel.
 
-    `reason` is "length" until something else ends it; after "stop" nothing more is taken.
+    `reason` is "length" until something else ends it; after "stop" nothing more is taken. `reasoning_tokens` counts those
+    within the reasoning, the mark that opens it included.
     """
 
     def __init__(self, prepared: PreparedPrompt) -> None:
@@ -101,6 +114,7 @@ class AnswerText:
         self._splitter = None if prepared.reasoning is None else prepared.reasoning.splitter(prepared.prompt.text)
         self._said: dict[str, list[str]] = {ANSWER: [], REASONING: []}
         self.reason = "length"
+        self.reasoning_tokens = 0
 
     def feed(self, token_id: int) -> tuple[Delta, ...]:
         """Return what can be shown now that `token_id` was generated."""
@@ -110,7 +124,10 @@ class AnswerText:
         shown = self._cutter.feed(self._decoder.feed(token_id))
         if self._cutter.stopped:
             self.reason = "stop"
-        return self._on_channels(shown)
+        deltas = self._on_channels(shown)
+        if self._splitter is not None and self._splitter.is_reasoning:
+            self.reasoning_tokens += 1
+        return deltas
 
     def finish(self) -> tuple[Delta, ...]:
         """Return what was held back and turned out to be part of the answer."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from mlxk2 import errors
 
+from .token_bytes import escaped
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -38,7 +40,7 @@ class TextTokenizer(Protocol):
         """Return whether `token` is a single token that ordinary text never yields."""
 
     def text_of(self, token_id: int) -> str:
-        """Return what the token looks like inside a text, U+FFFD where it is a part of a character."""
+        """Return what the token looks like inside a text; bytes that are no character are escaped as surrogates."""
 
     def vocabulary(self) -> dict[str, int]:
         """Return every token and its id."""
@@ -115,7 +117,8 @@ class FileTokenizer:
 
     def text_of(self, token_id: int) -> str:
         """Return what the token looks like inside a text."""
-        return _second_of_two(self._backend.decode, token_id)
+        text = _second_of_two(self._backend.decode, token_id)
+        return (escaped(self._backend, token_id) or text) if _BROKEN in text else text
 
     def vocabulary(self) -> dict[str, int]:
         """Return every token and its id."""

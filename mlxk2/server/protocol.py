@@ -167,7 +167,7 @@ class ToolLost:
 class Over:
     """The answer is complete. `reason`: "stop", "length" or "tool_calls"; `stop` is the stop string that ended it, if one did.
 
-    `value_problem` says why a constrained answer is not what was asked for.
+    `value_problem` says why a constrained answer is not what was asked for; `reasoning_tokens` are some of the answer's.
     """
 
     id: str
@@ -176,6 +176,7 @@ class Over:
     timing: Timing
     stop: str | None = None
     value_problem: str | None = None
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,9 @@ class FakeHost:
                 yield ToolLost(id, index, script.lost_call)
         while script.hold:
             await asyncio.sleep(0.01)
-        said = len(script.words)
-        yield Over(
-            id, script.reason, Usage(12, said, 12 + said, 4), Timing(0.1, 0.2), script.stop, script.value_problem
-        )
+        said, thought = len(script.words), len(script.thoughts)
+        usage = Usage(12, thought + said, 12 + thought + said, 4)
+        yield Over(id, script.reason, usage, Timing(0.1, 0.2), script.stop, script.value_problem, thought)
 
     async def name_of(self, model: str | None) -> str:
         """Return the one whole name that there is."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, Protocol
 
-from mlxk2.events import ANSWER
+from mlxk2.events import ANSWER, REASONING
 
 from ..markers import MarkerFinder
 
@@ -21,6 +21,10 @@ ChannelText = tuple[str, str]
 
 class Splitter(Protocol):
     """Tells reasoning from answer in the text of one generation, as it comes."""
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
 
     def feed(self, text: str) -> tuple[ChannelText, ...]:
         """Return (channel, text) for what is certain now that `text` has come; no text is empty."""
@@ -132,6 +136,12 @@ class MarkerSplitter(ABC):
     def __init__(self, markers: Iterable[str]) -> None:
         self._finder = MarkerFinder(markers)
         self._writer = ChannelWriter()
+        self._channel: str | None = None
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return self._channel == REASONING
 
     def feed(self, text: str) -> tuple[ChannelText, ...]:
         """Return (channel, text) for what is certain now that `text` has come."""

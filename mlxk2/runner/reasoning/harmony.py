@@ -158,7 +158,6 @@ class HarmonySplitter(MarkerSplitter):
         self._is_call = False
         # What is being read: a header, a message on a channel, or neither.
         self._header: _Header | None = None
-        self._channel: str | None = None
         # Where the text of a header belongs that turns out to be none.
         self._fallback = ANSWER
         # Before a header: whitespace, and what may be the recipient.

@@ -58,7 +58,6 @@ class TagSplitter(MarkerSplitter):
     def __init__(self, tags: Tags, prompt_text: str) -> None:
         super().__init__(tags.markers)
         self._tags = tags
-        self._channel: str | None = None
         # While there is no channel: the whitespace that was said, of which nobody knows yet what it belongs to.
         self._early: list[str] = []
         self._is_wrapped = False

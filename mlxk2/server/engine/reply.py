@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from mlxk2.events import ANSWER, Delta
-from mlxk2.runner.answer import ChosenToken, PreparedPrompt
+from mlxk2.runner.answer import ChosenToken, PreparedPrompt, last_ones
 from mlxk2.runner.tools import CallLost, CallPart, ToolReader
 from mlxk2.runner.turn import Turn
 from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolLost, ToolPiece
@@ -36,7 +36,7 @@ class Reply:
         self.failures = 0
         self._positions = positions
         self._tools = tools
-        self._told = 0
+        self._told = self._tokens_told = 0
         self._has_begun = False
         self.is_finished = False
 
@@ -72,18 +72,19 @@ class Reply:
             turn.end()
         if self._tools is not None:
             events += map(self._tool_event, self._tools.finish(is_cut=not turn.is_over))
-        if self._told < len(turn.chosen):
-            events.append(Piece(self.id, ANSWER, "", self._new_logprobs()))
         answer = turn.result()
         has_calls = self._tools is not None and self._tools.calls > 0
         reason = "tool_calls" if has_calls and answer.finish_reason == "stop" else answer.finish_reason
-        events.append(Over(self.id, reason, answer.usage, answer.timing, turn.text.stop, self._value_problem()))
+        thoughts = turn.text.reasoning_tokens
+        events.append(
+            Over(self.id, reason, answer.usage, answer.timing, turn.text.stop, self._value_problem(), thoughts)
+        )
         return tuple(events)
 
     def _told_of(self, deltas: Iterable[Delta]) -> Iterator[RequestEvent]:
         for delta in deltas:
             if self._tools is None or delta.channel != ANSWER:
-                yield Piece(self.id, delta.channel, delta.text, self._new_logprobs())
+                yield self._piece(delta.channel, delta.text)
             else:
                 yield from map(self._tool_event, self._tools.feed(delta.text))
 
@@ -92,12 +93,20 @@ class Reply:
             return ToolPiece(self.id, found.index, found.call_id, found.name, found.arguments)
         if isinstance(found, CallLost):
             return ToolLost(self.id, found.index, found.text)
-        return Piece(self.id, ANSWER, found, self._new_logprobs())
+        return self._piece(ANSWER, found)
 
-    def _new_logprobs(self) -> tuple[ChosenToken, ...]:
+    def _piece(self, channel: str, text: str) -> Piece:
+        tokens = self.turn.tokens
+        new, self._tokens_told = tokens - self._tokens_told, tokens
+        return Piece(self.id, channel, text, self._new_logprobs(text), new)
+
+    def _new_logprobs(self, text: str) -> tuple[ChosenToken, ...]:
+        """Return those of the tokens that say `text`."""
+        if not self.turn.chosen:
+            return ()
         found = tuple(self.turn.chosen[self._told :])
         self._told += len(found)
-        return found
+        return last_ones(found, text)
 
     def _value_problem(self) -> str | None:
         """Say why the answer is not what it was to be."""

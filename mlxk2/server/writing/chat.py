@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mlxk2.events import Usage
 from mlxk2.server.answers import to_json
 from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolLost, ToolPiece
@@ -39,20 +38,20 @@ class ChatWriter:
     async def frames(self, events: AsyncIterator[Numbered]) -> AsyncIterator[bytes]:
         """Yield the chunks on the wire."""
         begun: set[int] = set()
-        usages: list[Usage | None] = [None] * self.count
+        endings: list[Over | None] = [None] * self.count
         async for number, event in events:
             if number not in begun:
                 begun.add(number)
                 yield self._chunk(number, {"role": "assistant", "content": ""})
             if isinstance(event, Over):
-                usages[number] = event.usage
+                endings[number] = event
                 yield self._chunk(number, {}, event)
             elif not isinstance(event, Begun):
                 delta = _delta(event)
                 if delta:
                     yield self._chunk(number, delta, event)
         if self.wants_usage:
-            counts = common.usage_json([usage for usage in usages if usage is not None], self.count)
+            counts = common.usage_json([ending for ending in endings if ending is not None], self.count)
             yield frame({**self._head("chat.completion.chunk"), "choices": [], "usage": counts})
         yield DONE
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from mlxk2 import __version__
 from mlxk2.errors import MlxkError
-from mlxk2.events import Usage
 from mlxk2.runner.answer import ChosenToken
 from mlxk2.server.errors import openai_error
 from mlxk2.server.exchange import Collected
+from mlxk2.server.protocol import Over
 from mlxk2.server.sse import frame
 
 FINGERPRINT = f"mlxk2_{__version__}"
@@ -27,12 +27,12 @@ def new_id(prefix: str) -> str:
 
 def usage_of(answers: Iterable[Collected], choices_a_prompt: int = 1) -> dict[str, Any]:
     """Return the counts of all answers; a prompt that several of them share counts once."""
-    usages = [answer.ending.usage for answer in answers]
-    return usage_json(usages, choices_a_prompt)
+    return usage_json([answer.ending for answer in answers], choices_a_prompt)
 
 
-def usage_json(usages: Sequence[Usage], choices_a_prompt: int = 1) -> dict[str, Any]:
+def usage_json(endings: Sequence[Over], choices_a_prompt: int = 1) -> dict[str, Any]:
     """Return the counts as OpenAI's API gives them."""
+    usages = [ending.usage for ending in endings]
     prompts = usages[::choices_a_prompt]
     prompt_tokens = sum(usage.prompt_tokens for usage in prompts)
     completion_tokens = sum(usage.completion_tokens for usage in usages)
@@ -41,6 +41,7 @@ def usage_json(usages: Sequence[Usage], choices_a_prompt: int = 1) -> dict[str, 
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
+        "completion_tokens_details": {"reasoning_tokens": sum(ending.reasoning_tokens for ending in endings)},
     }
 
 
@@ -58,7 +59,17 @@ def number(logprob: float) -> float:
 
 
 def _choice(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": number(logprob), "bytes": list(token.encode("utf-8", "surrogateescape"))}
+    return {"token": spelled(token), "logprob": number(logprob), "bytes": list(bytes_of(token))}
+
+
+def bytes_of(token: str) -> bytes:
+    """Return the bytes of a token; those that are no character are escaped in it."""
+    return token.encode("utf-8", "surrogateescape")
+
+
+def spelled(token: str) -> str:
+    """Return a token as text, with bytes that are no character as OpenAI's API spells them: \\xf0."""
+    return "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in token)
 
 
 def openai_failure(error: MlxkError, names: Mapping[str, str] | None = None) -> tuple[bytes, ...]:

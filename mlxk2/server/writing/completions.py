@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxk2.events import Usage
 from mlxk2.runner.answer import ChosenToken
 from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.protocol import Over, Piece
@@ -40,14 +39,14 @@ class CompletionWriter:
     async def frames(self, events: AsyncIterator[Numbered]) -> AsyncIterator[bytes]:
         """Yield the chunks on the wire."""
         offsets: dict[int, int] = {}
-        usages: list[Usage | None] = [None] * len(self.echoes)
+        endings: list[Over | None] = [None] * len(self.echoes)
         async for number, event in events:
             if number not in offsets:
                 offsets[number] = 0
                 if self.echoes[number]:
                     yield self._chunk(number, self.echoes[number])
             if isinstance(event, Over):
-                usages[number] = event.usage
+                endings[number] = event
                 yield self._chunk(number, "", reason=event.reason)
             elif isinstance(event, Piece):
                 logprobs = (
@@ -56,7 +55,7 @@ class CompletionWriter:
                 offsets[number] += len(event.text)
                 yield self._chunk(number, event.text, logprobs)
         if self.wants_usage:
-            counts = common.usage_json([usage for usage in usages if usage is not None], self.choices_a_prompt)
+            counts = common.usage_json([ending for ending in endings if ending is not None], self.choices_a_prompt)
             yield frame({**self._head(), "choices": [], "usage": counts})
         yield DONE
 
@@ -82,10 +81,17 @@ def _logprobs(tokens: Sequence[ChosenToken], offset: int) -> dict[str, Any]:
     offsets = []
     for token in tokens:
         offsets.append(offset)
-        offset += len(token.token)
+        # A character counts where it begins.
+        offset += sum(byte & 0xC0 != 0x80 for byte in common.bytes_of(token.token))
     return {
-        "tokens": [token.token for token in tokens],
+        "tokens": [_spelled(token.token) for token in tokens],
         "token_logprobs": [common.number(token.logprob) for token in tokens],
-        "top_logprobs": [{top.token: common.number(top.logprob) for top in token.top} for token in tokens],
+        "top_logprobs": [{_spelled(top.token): common.number(top.logprob) for top in token.top} for token in tokens],
         "text_offset": offsets,
     }
+
+
+def _spelled(token: str) -> str:
+    """Return a token as completions have it, which mark what is only a part of a character."""
+    text = common.spelled(token)
+    return text if text == token else f"bytes:{text}"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxk2.errors import MlxkError
-from mlxk2.events import Usage
 from mlxk2.server.errors import openai_error
 from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.packed import packed
@@ -94,7 +93,7 @@ class ResponseWriter:
             "store": False,
             "truncation": "disabled",
             **self.echo,
-            "usage": None if ending is None else _usage(ending.usage),
+            "usage": None if ending is None else _usage(ending),
             **({} if ending is None or ending.value_problem is None else {"value_problem": ending.value_problem}),
         }
 
@@ -168,12 +167,12 @@ def _status(over: Over) -> str:
     return "incomplete" if over.reason == "length" else "completed"
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(ending: Over) -> dict[str, Any]:
+    usage = ending.usage
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens},
         "output_tokens": usage.completion_tokens,
-        # The engine does not count thoughts apart.
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": ending.reasoning_tokens},
         "total_tokens": usage.total_tokens,
     }
