@@ -15,6 +15,9 @@ from support.real_server import MARKS, RealServer, real_server
 from support.smollm2 import smollm2
 from support.tiny_model import TinyOptions, scripted_model
 
+from mlxk2.runner.request import Sampling
+from mlxk2.server.settings import ServerSettings
+
 webdriver = pytest.importorskip("selenium.webdriver")
 
 # As WebDriver spells keys.
@@ -190,6 +193,20 @@ def test_a_question_that_was_stopped_before_the_first_word_is_not_asked_again(br
         page.say("second")
         wait_until(lambda: "ok" in "".join(page.texts(".assistant")), "the other is answered")
         assert turns(host) == [("user", "second")]
+
+
+def test_it_asks_for_a_temperature_only_if_one_was_set(browser: Any) -> None:
+    host = FakeHost(Script(words=("ok",)))
+    settings = ServerSettings(sampling=Sampling(temperature=0.25))
+    with serving(host, settings) as server:
+        page = Page(browser, server)
+        page.open()
+        page.say("first")
+        wait_until(lambda: len(page.texts(".assistant")) == 1 and not page.is_answering(), "the answer is complete")
+        page.set("#temperature", "0.5")
+        page.say("second")
+        wait_until(lambda: len(page.texts(".assistant")) == 2 and not page.is_answering(), "the next is complete")
+    assert [request.sampling.temperature for request in host.requests] == [0.25, 0.5]
 
 
 def turns(host: FakeHost) -> list[tuple[str, str]]:
