@@ -62,7 +62,7 @@ def test_models_are_those_that_can_be_asked(server: RunningServer) -> None:
         "id": "org/other", "object": "model", "created": 1735689600, "owned_by": "org", "context_length": 8192,
         "capabilities": ["text-generation", "chat"], "loaded": False,
     }  # fmt: skip
-    assert answer["data"][1]["loaded"] is True
+    assert (answer["data"][1]["loaded"], answer["data"][1]["tool_calls"]) == (True, "found")
 
 
 def test_one_model_by_its_name(server: RunningServer) -> None:

@@ -321,6 +321,13 @@ class TestThroughTheEngine:
             engine.ask("none", chatting("hi"))
             assert engine.end("none").reason == "stop"
 
+    @pytest.mark.parametrize(
+        ("template", "finds_calls"), [(TEMPLATE, True), ("{{ tools }}{{ messages[0].content }}", False)]
+    )
+    def test_it_is_said_whether_calls_are_found(self, tmp_path: Path, template: str, finds_calls: bool) -> None:
+        with RunningEngine(tiny_model(tmp_path / "m", TinyOptions(chat_template=template))) as engine:
+            assert (engine.first.has_tools, engine.first.finds_calls) == (True, finds_calls)
+
     def test_the_template_sees_tools_calls_and_variables(self, tmp_path: Path) -> None:
         call = ToolCall("id7", "weather", '{"city": "Rome"}')
         turns = (Message("user", "q"), Message("assistant", "", (call,)), Message("tool", "sun", tool_call_id="id7"))

@@ -147,6 +147,8 @@ class EngineKeeper:
         self.ready, self.state, self.loaded_at, self.problem = event, READY, time.time(), None
         self._ready_at = self._loop.time()
         LOG.info("%s is loaded (engine %s)", self.spec.ref.name, self.pid)
+        if event.has_tools and not event.finds_calls:
+            LOG.warning("how %s writes tool calls is not known: they come as text, unless demanded", self.spec.ref.name)
         self._changed()
 
     # --- its life --------------------------------------------------------------------------------------------------

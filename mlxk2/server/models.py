@@ -11,6 +11,7 @@ from typing import Any, Callable
 from mlxk2.errors import ModelNotFound
 from mlxk2.inspection.describe import ModelInfo
 from mlxk2.server.host_types import READY, HostLike
+from mlxk2.server.protocol import Ready
 from mlxk2.server.settings import ServerSettings
 
 Catalog = Callable[[], Sequence[ModelInfo]]
@@ -43,6 +44,7 @@ class Models:
             entry["loaded"] = snapshot.state == READY
             if snapshot.ready is not None:
                 entry["context_length"] = snapshot.ready.context_length
+                entry["tool_calls"] = _tool_calls(snapshot.ready)
         return [models[name] for name in sorted(models)]
 
     async def one(self, name: str) -> dict[str, Any]:
@@ -82,6 +84,13 @@ def _unknown(name: str, created: int) -> dict[str, Any]:
         "id": name, "object": "model", "created": created, "owned_by": owner or "local", "context_length": None,
         "capabilities": [], "loaded": False,
     }  # fmt: skip
+
+
+def _tool_calls(ready: Ready) -> str:
+    """Say when calls of tools are found in answers; "demanded": only where `tool_choice` demands one."""
+    if not ready.has_tools:
+        return "none"
+    return "found" if ready.finds_calls else "demanded"
 
 
 def _seconds(moment: str | None) -> int:

@@ -98,7 +98,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded. Units: bytes, tokens; `can_embed` and `can_generate` are what it was made for."""
+    """The model is loaded. Units: bytes, tokens; `can_embed` and `can_generate` are what it was made for.
+
+    `has_tools`: its template tells it of tools; `finds_calls`: it is known how it writes calls.
+    """
 
     context_length: int | None
     weights_bytes: int
@@ -106,6 +109,7 @@ class Ready:
     can_embed: bool
     has_tools: bool
     has_fill_in: bool
+    finds_calls: bool = True
 
 
 @dataclass(frozen=True)

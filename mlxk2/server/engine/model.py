@@ -83,6 +83,7 @@ class ServedModel:
             can_embed=self._kind == EMBEDDING,
             has_tools=speech.takes_tools,
             has_fill_in=speech.can_fill_in,
+            finds_calls=speech.takes_tools and speech.tool_format is not None,
         )
 
     def read(self, request: GenerationRequest) -> ReadPrompt:
