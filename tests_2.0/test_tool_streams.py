@@ -251,8 +251,17 @@ class TestKnown:
         found = known_format(llama)
         assert found is not None and found.name == "llama"
         assert known_format(llama.replace('"', '\\"')) is found
-        harmony = '{{ "<|start|>assistant to=" }}{{ "functions." + call.name + "<|channel|>commentary json<|message|>" }}<|call|>'
+        harmony = (
+            '{{ "<|start|>assistant to=" }}{{ "functions." + call.name + "<|channel|>commentary json<|message|>" }}'
+        )
         assert known_format(harmony) is HARMONY
+        for name in ("tool_call", "TOOLCALL"):
+            marked = known_format(f"{{{{ tools }}}}<{name}>{{{{ call['name'] }}}}</{name}>")
+            assert marked is not None
+            said = (
+                f'<{name}>[{{"name": "weather", "arguments": {ROME}}}, {{"name": "time", "arguments": {{}}}}]</{name}>'
+            )
+            assert seen(MarkedReader(marked, TOOLS), said) == Seen("", (("weather", ROME), ("time", "{}")), (), 2)
         assert known_format("{{ messages }}{{ tools }}") is known_format(None) is None
 
 

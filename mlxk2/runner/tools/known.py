@@ -20,8 +20,11 @@ _LLAMA_ORDER = '{"name":functionname,"parameters":'
 def known_format(template: str | None) -> ToolFormat | None:
     """Return how a model with this template writes calls; None where nobody knows."""
     text = template or ""
-    if all(mark in text for mark in ("functions.", "<|channel|>", HARMONY_MESSAGE, HARMONY_END)):
+    if all(mark in text for mark in ("functions.", "<|channel|>", HARMONY_MESSAGE)):
         return HARMONY
+    for known in _MARKED:
+        if known.start in text and known.end in text:
+            return known
     return LLAMA if _LLAMA_ORDER in re.sub(r"[\s\\]", "", text) else None
 
 
@@ -32,3 +35,8 @@ def _harmony_call(text: str, tools: Tools) -> dict[str, Any]:
 
 HARMONY = ToolFormat("harmony", HARMONY_START, HARMONY_END, _harmony_call, CallShape(_HARMONY_HEAD, is_wrapped=False))
 LLAMA = ToolFormat("llama", "", "", lambda text, tools: json.loads(text), JSON_OBJECT)
+# Objects, or lists of them, between marks.
+_MARKED = tuple(
+    ToolFormat(name, f"<{name}>", f"</{name}>", lambda text, tools: json.loads(text), JSON_OBJECT)
+    for name in ("tool_call", "TOOLCALL")
+)
