@@ -15,6 +15,7 @@ import uvicorn
 from mlxk2.errors import AddressInUse, InternalError, MlxkError
 from mlxk2.server.access_log import uvicorn_options
 from mlxk2.server.app import create_app
+from mlxk2.server.connections import Connections, bounded, room_for
 from mlxk2.server.engine_keeper import LOG
 from mlxk2.server.engine_process import EngineProcess, StartEngine
 from mlxk2.server.host import ModelHost
@@ -82,7 +83,9 @@ async def _serve(service: Service, listening: socket.socket, on_listening: Calla
     app = create_app(host, replace(service.web, port=port, bound=bound), service.catalog)
     # h11 bounds a request's head; the faster parser does not.
     options = {**uvicorn_options(service.web), "timeout_graceful_shutdown": _CONNECTIONS_S, "ws": "none", "http": "h11"}
-    server = _Server(uvicorn.Config(app, **options), on_listening)
+    # Whoever waits has a connection.
+    most = max(service.web.max_connections, service.host.max_concurrency + service.host.max_queue)
+    server = _Server(uvicorn.Config(app, **options), on_listening, room_for(most), service.web.head_timeout_s)
     await host.start()
     ending = _Ending(server, host)
     preload = asyncio.create_task(_preload(host, service.host.default_model))
@@ -108,17 +111,27 @@ async def _preload(host: ModelHost, model: str | None) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers, which tells when it listens."""
+    """uvicorn without its own signal handlers, which tells when it listens, and bounds its connections."""
 
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_listening: Callable[[], None], most: int, head_timeout_s: float
+    ) -> None:
         super().__init__(config)
         self._on_listening = on_listening
+        self._connections = Connections(self.server_state.connections, most, head_timeout_s)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
+        self.config.http_protocol_class = bounded(self.config.http_protocol_class, self._connections)
         await super().startup(sockets=sockets)
         if self.started:
             self._on_listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is to be done ten times a second; return whether to end."""
+        if counter % 10 == 0:
+            self._connections.look()
+        return bool(await super().on_tick(counter))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -19,8 +19,9 @@ class ServerSettings:
     `allowed_hosts`: names that the Host header may have besides those of this machine; on other addresses than loopback
     it is looked at only where some are given. `models`: what is listed; empty: every model. `sampling` is what a request
     does not say.
-    Units: bytes, seconds. `request_timeout_s` is from the first byte of a request to the last of its answer;
-    `keepalive_s` how long a stream may be silent.
+    Units: bytes, seconds. `head_timeout_s` is how long a connection may ask nothing, or not to the end of a request's head;
+    there may be `max_connections`, and more where more requests may wait. `request_timeout_s` is from the first byte of a
+    request to the last of its answer; `keepalive_s` how long a stream may be silent.
     """
 
     host: str = "127.0.0.1"
@@ -35,6 +36,8 @@ class ServerSettings:
     max_choices: int = 16
     max_body_bytes: int = 32 * 2**20
     body_timeout_s: float = 60.0
+    head_timeout_s: float = 30.0
+    max_connections: int = 1024
     request_timeout_s: float = 3600.0
     keepalive_s: float = 5.0
     log_json: bool = False

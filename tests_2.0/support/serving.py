@@ -1,6 +1,7 @@
 """A server in a process of its own: started through the front door, or with the fake engine behind it.
 
-Run as a program: serve_slowly MODEL_FOLDER — what `mlxk2 serve --json` does, with the fake engine.
+Run as a program: MODEL_FOLDER [SETTINGS] — what `mlxk2 serve --json` does, with the fake engine; SETTINGS are those of
+the web side and of the host as JSON: {"web": {...}, "host": {...}}.
 """
 
 from __future__ import annotations
@@ -107,16 +108,19 @@ def running(
         assert gone(process.pid)
 
 
-def _serve_slowly(folder: str) -> int:
+def _serve_slowly(folder: str, settings: str = "{}") -> int:
     from mlxk2.cli.entry import process_io
     from mlxk2.envelope import success, to_json
     from mlxk2.operations import serve
     from mlxk2.server.engine_process import EngineProcess
+    from mlxk2.server.host_types import HostSettings
     from mlxk2.server.settings import ServerSettings
     from mlxk2.settings import Settings
     from support import fake_engine
 
-    options = serve.ServeOptions(model=folder, web=ServerSettings(port=0))
+    given = json.loads(settings)
+    web, host = ServerSettings(port=0, **given.get("web", {})), HostSettings(**given.get("host", {}))
+    options = serve.ServeOptions(model=folder, web=web, host=host)
     plan = serve.prepare(options, Settings.from_env(os.environ))
     with process_io() as io:
 
@@ -128,4 +132,4 @@ def _serve_slowly(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_serve_slowly(sys.argv[1]))
+    sys.exit(_serve_slowly(*sys.argv[1:]))
