@@ -32,7 +32,7 @@ class EndlessReply:
 
     def __init__(self, id: str) -> None:
         self.id, self.positions, self.failures, self.is_finished = id, 10, 0, False
-        self.turn = SimpleNamespace(ids=READ.prompt.ids, is_over=False, decoding=lambda: None)
+        self.turn, self.is_over = SimpleNamespace(ids=READ.prompt.ids, decoding=lambda: None), False
 
     def begin(self, _cached: int) -> tuple[()]:
         return ()
