@@ -288,3 +288,11 @@ def test_a_failure_is_told_once_under_mlx_launch(tmp_path: Path) -> None:
     path = tiny_model(tmp_path / "model", TinyOptions(model_type="gemma"))
     out, _err = launch("run", str(path), "hi", "--json")
     assert checked(out, 1)["error"]["type"] == "incompatible_model"
+
+
+def test_a_server_is_refused_by_every_rank_at_once(hosts: Path) -> None:
+    with started(("serve", "--port", "0", "--json"), hosts) as ranks:
+        ends = [rank.end() for rank in ranks]
+    assert [end.code for end in ends] == [2, 2]
+    assert checked(ends[0].stdout, 2)["error"]["type"] == "CommandError"
+    assert ends[1].stdout == ""

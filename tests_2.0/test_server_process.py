@@ -167,6 +167,15 @@ def test_the_real_engine_answers_and_ends_with_its_server(model: Path, cache: Is
         wait_until(lambda: gone(engine), "the engine has ended with its parent")
 
 
+@needs_server
+def test_a_launcher_may_start_it_alone(cache: IsolatedCache, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text('[["127.0.0.1:1"]]', encoding="utf-8")
+    alone = {"MLX_HOSTFILE": str(hosts), "MLX_RANK": "0"}
+    with running(CLI, "--json", "--port", "0", env={**cache.env, **alone}) as server:
+        assert server.get("/health")["status"] == "healthy"
+
+
 # --- refused before anything starts -----------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlxk2.cli import serve_flags
 from mlxk2.cli.present import Context, present
-from mlxk2.errors import Interrupted
+from mlxk2.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from mlxk2.operations.serve import ServeResult
@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, context: Context) -> int:
     """Check, listen, tell, and serve. Returns 0 after SIGTERM and SIGHUP, 130 after SIGINT."""
+    if context.settings.ranks is not None:
+        _check_alone(context)
     from mlxk2.operations import serve
 
     def tell(banner: ServeResult) -> None:
@@ -44,3 +46,14 @@ def run(args: argparse.Namespace, context: Context) -> int:
         raise
     # The banner was the one answer; how it ended is said by the exit code alone.
     return Interrupted.exit_code if number == signal.SIGINT else 0
+
+
+def _check_alone(context: Context) -> None:
+    """Do nothing where a launcher started this process alone. Raises: UsageError."""
+    from mlxk2.operations.ranks import group_of
+
+    if group_of(context.settings) is not None:
+        raise UsageError(
+            "a server works on one machine: it cannot be one of several ranks",
+            hint="start it without mlx.launch; mlxk2 run can use several machines",
+        )
