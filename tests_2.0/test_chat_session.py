@@ -428,7 +428,7 @@ def test_what_is_no_file_is_neither_read_nor_replaced(session, tmp_path, make):
 def test_a_chat_that_cannot_be_saved_leaves_nothing_behind(session, tmp_path):
     with pytest.raises(errors.OutputFailed, match="could not be saved"):
         session.save(tmp_path / "missing" / "chat.json")
-    assert list(tmp_path.rglob("*partial*")) == []
+    assert list(tmp_path.rglob("*.mlxk2*")) == []
     with pytest.raises(errors.MlxkError):
         session.save(tmp_path / ("x" * 300))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from mlxk2.aside import written_aside
 from mlxk2.errors import OutputFailed, UsageError
 from mlxk2.operations.batch_ledger import Ledger
 from mlxk2.operations.batch_prompts import Id, is_id
@@ -165,24 +166,16 @@ class AnswersFile:
     def _leave_out_outdated(self) -> None:
         """Put a file in its place that lacks them, all at once."""
         target = self._path.resolve()
-        fresh = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            _locked(handle)
-            os.fchmod(handle, os.fstat(self._handle).st_mode & 0o7777)
-            with open(handle, "wb", closefd=False) as copy:
+        earlier, self._handle = self._handle, -1
+        # The earlier one stays locked until the other, locked as well, is in its place.
+        with open(earlier, "rb"), written_aside(target) as fresh:
+            self._handle = os.open(fresh, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            _locked(self._handle)
+            with open(self._handle, "wb", closefd=False) as copy:
                 for raw, written in _lines(target):
                     if written is not None and not _is_outdated(written, self._ledger):
                         copy.write(raw if raw.endswith(b"\n") else raw + b"\n")
-            os.replace(fresh, target)
-        except BaseException:
-            os.close(handle)
-            with suppress(OSError):
-                os.unlink(fresh)
-            raise
-        os.close(self._handle)
-        self._handle = handle
-        self._size = os.fstat(handle).st_size
+        self._size = os.fstat(self._handle).st_size
 
     def _close(self) -> None:
         if self._handle >= 0:

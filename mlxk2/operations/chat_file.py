@@ -6,11 +6,11 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mlxk2.aside import written_aside
 from mlxk2.errors import OutputFailed, UsageError
 from mlxk2.runner.request import Sampling
 
@@ -43,20 +43,13 @@ def write_chat(path: Path, chat: SavedChat) -> bool:
     data = json.dumps(_document(chat), ensure_ascii=False, indent=2).encode("utf-8", "replace") + b"\n"
     if len(data) > LARGEST_BYTES:
         raise UsageError(f"the chat has {len(data)} bytes, a file holds {LARGEST_BYTES}", hint="/undo makes it shorter")
-    partial = target.with_name(f".{target.name[:200]}.partial-{os.getpid()}")
     try:
-        with open(partial, "xb") as file:
+        with written_aside(target) as fresh, open(fresh, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if replaces:
-            os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
-        os.replace(partial, target)
     except OSError as error:
         raise OutputFailed(f"the chat could not be saved: {error.strerror}: {path}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return replaces
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from mlxk2.aside import name_aside, written_aside
 from mlxk2.errors import PermissionDenied
 from mlxk2.store.layout import PARTIAL_FOLDER, repo_folder
 from mlxk2.text import one_line
@@ -66,13 +66,8 @@ class RepoWriter:
         self._check_ref(revision)
         place = self.path / "refs" / revision
         place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = _beside(place)
-        try:
+        with written_aside(place) as fresh:
             fresh.write_text(commit, encoding="ascii")
-            os.replace(fresh, place)
-        except OSError:
-            fresh.unlink(missing_ok=True)
-            raise
 
     def _check_ref(self, revision: str) -> None:
         """Refuse a name that lies below another one, as branches `dev` and `dev/x`: a file cannot be a folder."""
@@ -131,7 +126,7 @@ def _link(place: Path, blob: Path) -> None:
     target = os.path.relpath(blob, place.parent)
     if os.path.islink(place) and os.readlink(place) == target:
         return
-    fresh = _beside(place)
+    fresh = name_aside(place)
     try:
         os.symlink(target, fresh)
     except OSError as error:
@@ -141,10 +136,6 @@ def _link(place: Path, blob: Path) -> None:
     if os.path.isdir(place) and not os.path.islink(place):
         shutil.rmtree(place)
     os.replace(fresh, place)
-
-
-def _beside(place: Path) -> Path:
-    return place.with_name(f".{secrets.token_hex(6)}.mlxk2")
 
 
 def _sweep(root: Path, wanted: set[Path]) -> None:

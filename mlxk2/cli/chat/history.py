@@ -9,6 +9,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from mlxk2.aside import written_aside
+
 _MOST_ENTRIES = 1000
 # Beyond this the file is cut back to its latest entries.
 _LARGEST_BYTES = 2**20
@@ -50,14 +52,8 @@ class HistoryFile:
     def _write_again(self, entries: tuple[str, ...]) -> None:
         """Let the file hold these entries only, or leave it as it is."""
         half = entries[-_MOST_ENTRIES // 2 :]
-        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        with suppress(OSError):
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="ascii") as file:
-                file.write("".join(json.dumps(entry) + "\n" for entry in half))
-            os.replace(fresh, self._path)
-        with suppress(OSError):
-            fresh.unlink()
+        with suppress(OSError), written_aside(self._path, 0o600) as fresh:
+            fresh.write_text("".join(json.dumps(entry) + "\n" for entry in half), encoding="ascii")
 
     def _opened(self) -> int:
         """Open the file, which is made where there is none. Raises: OSError."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlxk2 import errors
+from mlxk2.aside import written_aside
 
 from .kv_state import KVState
 from .library import ENGINE_FAILURES, MlxLm
@@ -72,17 +72,10 @@ def save_state(mlx_lm: MlxLm, path: Path, state: KVState, owner: Mapping[str, st
 
     Raises: OutputFailed.
     """
-    # mlx appends the ending where a name has another one.
-    target = path.resolve()
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}.safetensors")
+    metadata = {**owner, "ids": json.dumps(state.ids)}
     try:
-        metadata = {**owner, "ids": json.dumps(state.ids)}
-        mlx_lm.caches.save_prompt_cache(str(partial), state.layers, metadata)
-        # It holds the prompt, which is nobody else's business.
-        partial.chmod(0o600)
-        os.replace(partial, target)
+        # It holds the prompt, which is nobody else's business. mlx appends the ending where a name has another one.
+        with written_aside(path.resolve(), 0o600, ending=".safetensors") as fresh:
+            mlx_lm.caches.save_prompt_cache(str(fresh), state.layers, metadata)
     except ENGINE_FAILURES as error:
         raise errors.OutputFailed(f"the prompt cache {path} could not be written: {error}", file=str(path)) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
