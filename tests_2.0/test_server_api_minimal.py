@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
-import logging
 import math
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.fake_host import MODEL, PART, FakeHost, RunningServer, Script, http_client, serving, wait_until
+from support.fake_host import MODEL, FakeHost, RunningServer, Script, http_client, serving
 
 from mlxk2.runner.request import Message
 from mlxk2.server.protocol import Embed

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.fake_host import FakeHost, RunningServer, Script, http_client, serving
+from support.fake_host import MODEL, PART, FakeHost, RunningServer, Script, http_client, serving, wait_until
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 HTTP = http_client()
@@ -129,3 +131,23 @@ def test_a_summary_of_thoughts_is_read_where_there_is_no_more(server: RunningSer
     again = [{"role": "user", "content": "a"}, item, {"role": "assistant", "content": "b"}, *HELLO]
     assert post(server, RESPONSES, input=again).status_code == 200
     assert server.host.requests[-1].messages[1].reasoning == "short"
+
+
+@pytest.mark.parametrize("asked", [None, PART, MODEL])
+@pytest.mark.parametrize("path", SOUND)
+def test_answers_and_the_log_call_the_model_by_its_whole_name(
+    server: RunningServer, caplog: pytest.LogCaptureFixture, path: str, asked: str | None
+) -> None:
+    caplog.set_level(logging.INFO, logger="mlxk2.access")
+    assert post(server, path, model=asked).json()["model"] == MODEL
+    if path != VECTORS:
+        streamed = post(server, path, model=asked, stream=True).text
+        told = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+        names = [event.get("model") or event.get("message", event.get("response", {})).get("model") for event in told]
+        assert set(filter(None, names)) == {MODEL}
+    wait_until(lambda: len(access_lines(caplog)) == 1 + (path != VECTORS))
+    assert {line["model"] for line in access_lines(caplog)} == {MODEL}
+
+
+def access_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [vars(record)["fields"] for record in caplog.records if record.name == "mlxk2.access"]

@@ -78,7 +78,7 @@ def test_openai_stream_with_silence_and_usage(server: RunningServer, gpt: Any) -
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Hello there!"
     assert chunks[1].choices[0].delta.reasoning_content == "hm"
-    assert chunks[-1].usage.total_tokens == 15
+    assert (chunks[-1].usage.total_tokens, chunks[-1].usage.completion_tokens_details.reasoning_tokens) == (16, 1)
 
 
 def test_openai_tools_in_a_stream(server: RunningServer, gpt: Any) -> None:
@@ -206,7 +206,7 @@ def test_anthropic_message(server: RunningServer, claude: Any) -> None:
     )  # fmt: skip
     assert [block.type for block in answer.content] == ["thinking", "text"]
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "END")
-    assert (answer.usage.input_tokens, answer.usage.cache_read_input_tokens, answer.usage.output_tokens) == (8, 4, 3)
+    assert (answer.usage.input_tokens, answer.usage.cache_read_input_tokens, answer.usage.output_tokens) == (8, 4, 4)
     asked = server.host.requests[0]
     assert (asked.messages[0].role, asked.messages[0].content) == ("system", "Be brief.")
     assert (asked.max_tokens, asked.stop, asked.sampling.temperature) == (9, ("END",), 0.5)
@@ -223,7 +223,7 @@ def test_anthropic_stream(server: RunningServer, claude: Any) -> None:
     assert "".join(texts) == "Hello there!"
     assert [block.type for block in final.content] == ["thinking", "text", "tool_use"]
     assert final.content[2].input == {"city": "Rome"}
-    assert (final.stop_reason, final.usage.output_tokens) == ("tool_use", 3)
+    assert (final.stop_reason, final.usage.output_tokens) == ("tool_use", 5)
     assert server.host.requests[0].tool_choice == "required"
 
 
