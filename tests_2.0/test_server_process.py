@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import json
 import os
@@ -123,6 +124,28 @@ def test_a_stream_is_cut_and_no_engine_stays(number: int, slow: tuple[RunningSer
     assert gone(engine)
     assert can_listen(server.port)
     connection.close()
+
+
+@needs_server
+@pytest.mark.parametrize("how", ["hang", "deaf", "stopped"])
+def test_an_engine_that_is_stuck_does_not_hold_up_the_end(how: str, tmp_path: Path) -> None:
+    folder = str(scripted_model(tmp_path / ("slow" if how == "stopped" else how), "Hello there."))
+    with running(FAKE, folder) as server:
+        engine = server.wait_for_engine()
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        if how != "deaf":
+            body = {"model": folder, "messages": [{"role": "user", "content": "hi"}]}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            wait_until(lambda: server.get("/v1/status")["running"] == 1, "the engine has something to do")
+        if how == "stopped":
+            os.kill(engine, signal.SIGSTOP)
+        began = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(20) == signal.SIGTERM
+        assert time.monotonic() - began < 5
+        assert gone(engine)
+        assert can_listen(server.port)
+        connection.close()
 
 
 @needs_server

@@ -38,7 +38,7 @@ LOG = logging.getLogger("mlxk2.server")
 _NAME_LASTS_S = 2.0
 _MOST_NAMES = 64
 # Of the time to stop, the part that answers have to come to their own end.
-_PART_FOR_ANSWERS = 0.6
+_PART_FOR_ANSWERS = 0.7
 _LONGEST_RETRY_S = 60
 
 

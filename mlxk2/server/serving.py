@@ -24,7 +24,7 @@ from mlxk2.server.models import Catalog
 from mlxk2.server.settings import ServerSettings
 
 # Seconds: for everything after a signal, and for connections that do not end by themselves.
-STOP_S, _CONNECTIONS_S = 4.5, 4
+STOP_S, _CONNECTIONS_S = 4.2, 4
 _BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
