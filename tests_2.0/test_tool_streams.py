@@ -14,6 +14,7 @@ from mlxk2.runner.reasoning import FORMATS
 from mlxk2.runner.tools import (
     HARMONY,
     JSON_OBJECT,
+    MISTRAL,
     CallLost,
     CallPart,
     MarkedReader,
@@ -204,6 +205,48 @@ class TestMarked:
         assert not reader.feed(GOOD[:-1])[2:] and not reader.is_over
         assert reader.feed(f"> and {TIME}") == (CallPart(0, None, None, "}"),)
         assert (reader.is_over, reader.calls, reader.feed(TIME), reader.finish()) == (True, 1, (), ())
+
+
+TWO = '[TOOL_CALLS]weather[ARGS]{"city": "Rome"}\n[TOOL_CALLS]time[CALL_ID]a1B2[ARGS]{"zone": "[TOOL_CALLS]"}'
+
+
+def of_mistral(text: str) -> Any:
+    """What a list of calls is for mlx-lm's parser."""
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise ValueError("no list")
+    return found
+
+
+class TestEndless:
+    FORMAT = ToolFormat("mistral", "[TOOL_CALLS]", "", lambda text, tools: of_mistral(text), shape=MISTRAL)
+
+    @settings(deadline=None)
+    @given(
+        st.lists(st.sampled_from([TWO, "[TOOL_CALLS]", "weather[ARGS]", *FRAGMENTS]), max_size=6),
+        st.lists(st.integers(0, 9), max_size=40),
+        st.booleans(),
+    )
+    def test_any_chunking_tells_the_same(self, parts: list[str], sizes: list[int], is_cut: bool) -> None:
+        text = "".join(parts)
+        found = seen(MarkedReader(self.FORMAT, TOOLS), cut_up(text, sizes), is_cut=is_cut)
+        assert found == seen(MarkedReader(self.FORMAT, TOOLS), text, is_cut=is_cut)
+        assert not (found.lost and found.complete)
+
+    def test_a_call_is_over_with_its_arguments(self) -> None:
+        found = seen(MarkedReader(self.FORMAT, TOOLS), TWO)
+        assert found == Seen("", (("weather", '{"city": "Rome"}'), ("time", '{"zone": "[TOOL_CALLS]"}')), (), 2)
+        assert seen(MarkedReader(self.FORMAT, TOOLS), TWO[:41] + " Sun.").text == " Sun."
+        reader = MarkedReader(self.FORMAT, TOOLS, one_call=True)
+        assert reader.feed(TWO[:40]) and not reader.is_over
+        assert reader.feed(TWO[40:]) == (CallPart(0, None, None, "}"),) and reader.is_over
+
+    def test_what_is_cut_or_broken_is_as_with_other_marks(self) -> None:
+        assert seen(MarkedReader(self.FORMAT, TOOLS), TWO[:38], is_cut=True).calls == (("weather", '{"city": "Rom'),)
+        broken = "[TOOL_CALLS]weather[ARGS]{city: 1}"
+        assert seen(MarkedReader(self.FORMAT, TOOLS), broken) == Seen(broken, (("weather", "{"),), (0,), 0)
+        listed = '[TOOL_CALLS][{"name": "time", "arguments": {}}]'
+        assert seen(MarkedReader(self.FORMAT, TOOLS), listed) == Seen("", (("time", "{}"),), (), 1)
 
 
 CALL = '{"name": "weather", "parameters": {"city": "Rome"}}'

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import Any, Callable
 
 from mlxk2 import errors
-from mlxk2.runner.tools import JSON_OBJECT, ToolFormat
+from mlxk2.runner.tools import JSON_OBJECT, MISTRAL, ToolFormat
 
 from .library import import_module
 
-# Those whose calls are JSON objects with a name and arguments.
-_JSON = ("json_tools", "longcat")
+# Those whose arguments are JSON.
+_SHAPES = {"json_tools": JSON_OBJECT, "longcat": JSON_OBJECT, "mistral": MISTRAL}
 
 
 def tool_format(
@@ -38,5 +38,5 @@ def tool_format(
         start=module.tool_call_start,
         end=module.tool_call_end or "",
         parse=lambda text, tools: module.parse_tool_call(text, list(tools)),
-        shape=JSON_OBJECT if name in _JSON else None,
+        shape=_SHAPES.get(name),
     )

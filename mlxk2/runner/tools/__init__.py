@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .forced import forced_call
 from .format import ToolFormat
-from .json_call import JSON_OBJECT
+from .json_call import JSON_OBJECT, MISTRAL
 from .json_prefix import complete_part, is_json
 from .known import HARMONY, LLAMA, known_format
 from .parts import CallLost, CallPart
@@ -17,6 +17,7 @@ __all__ = [
     "HARMONY",
     "JSON_OBJECT",
     "LLAMA",
+    "MISTRAL",
     "CallLost",
     "CallPart",
     "MarkedReader",

@@ -16,10 +16,14 @@ _LONGEST_HEAD = 1024
 
 @dataclass(frozen=True)
 class CallShape:
-    """What stands before the arguments: a text with the name as its group 1. `is_wrapped`: both are members of an object."""
+    """What stands before the arguments: a text with the name as its group 1. `is_wrapped`: both are members of an object.
+
+    `is_endless`: the call is over with its arguments, whatever comes behind them.
+    """
 
     head: re.Pattern[str]
     is_wrapped: bool
+    is_endless: bool = False
 
     def begin(self, text: str) -> tuple[str, int] | None:
         """Return the name, and where the arguments begin; None as long as that has not come."""
@@ -37,6 +41,10 @@ JSON_OBJECT = CallShape(
         r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
     ),
     is_wrapped=True,
+)
+# Source: mistral-common, tokenizers v11 and v13; the id of a call is of no use to anybody.
+MISTRAL = CallShape(
+    re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*[\w-]+\s*)?\[ARGS\]\s*(?=\{)"), is_wrapped=False, is_endless=True
 )
 
 
@@ -76,6 +84,13 @@ class JsonCall:
         self.is_refused = self.is_refused or self._read < len(self.text)
         return self._parts(end) if self._tells else ()
 
+    def take_rest(self) -> str | None:
+        """Return what came behind a call that is over with its arguments, and forget it; None while they go on."""
+        if self._ends_at is None or not self._shape.is_endless:
+            return None
+        self.text, rest = self.text[: self._ends_at], self.text[self._ends_at :]
+        return rest
+
     def is_whole(self) -> bool:
         """Return whether the call is complete and right."""
         if self.is_refused or self._ends_at is None or not (self._rest.is_over or not self._shape.is_wrapped):
@@ -111,7 +126,9 @@ class JsonCall:
         """Read what comes behind the arguments."""
         if self._shape.is_wrapped:
             self._read = self._rest.read(self.text, self._read)
-        if self._rest.is_over or not self._shape.is_wrapped:
+        if self._shape.is_endless:
+            self._read = len(self.text)
+        elif self._rest.is_over or not self._shape.is_wrapped:
             self._read = len(self.text) - len(self.text[self._read :].lstrip())
 
     def _parts(self, end: int) -> tuple[CallPart, ...]:

@@ -101,8 +101,13 @@ class MarkedReader:
         if self._format.shape is None:
             call.text += text
             return ()
-        parts = call.feed(text)
-        return (*parts, *self._no_call(call, "")) if call.is_refused else parts
+        parts: tuple[Told, ...] = call.feed(text)
+        if call.is_refused:
+            return (*parts, *self._no_call(call, ""))
+        rest = call.take_rest()
+        if rest is not None:
+            parts = (*parts, *self._close(call, ""))
+        return (*parts, *self._text(rest)) if rest and not self.is_over else parts
 
     def _close(self, call: JsonCall, end: str) -> tuple[Told, ...]:
         """The call is at its end: tell what has not been told of it, or that it is none."""
