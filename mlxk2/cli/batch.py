@@ -42,8 +42,9 @@ def _what_is_missing(result: BatchResult, context: Context) -> MlxkError | None:
     """Return the error that it is when prompts have no answer."""
     if result.remaining:
         return Interrupted(
-            f"the batch was {context.io.ending.words}: {result.remaining} of {result.total} prompts have no answer yet",
-            hint="the same command goes on from there",
+            f"the batch was {context.io.ending.words}: {result.remaining} of {result.total} prompts have no answer yet;"
+            " the same command goes on from there",
+            hint=context.line.typed,
             data=result,
         )
     if result.failed:

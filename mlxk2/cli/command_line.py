@@ -33,6 +33,13 @@ class CommandLine(NamedTuple):
         return "--stream-json" in self.rest
 
     @property
+    def typed(self) -> str:
+        """What to type for the same again."""
+        from shlex import join
+
+        return join((PROGRAM, *filter(None, (self.verb,)), *self.rest))
+
+    @property
     def quiet(self) -> bool:
         return "--quiet" in self.rest
 

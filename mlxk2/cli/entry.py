@@ -62,14 +62,14 @@ def _answer(line: CommandLine, settings: Settings, io: Io) -> int:
 def _dispatch(line: CommandLine, settings: Settings, io: Io) -> int:
     if line.verb is None:
         help_or_error(line, alpha=settings.alpha)
-    verb = _verb(line.verb or "", alpha=settings.alpha)
+    verb = _verb(line, alpha=settings.alpha)
     if line.is_plain and not verb.needs_parser:
         args: Any = SimpleNamespace(json=line.json, quiet=line.quiet)
     else:
         from mlxk2.cli.parser import parse
 
         args = parse(verb, line)
-    code: int = verb.load().run(args, Context(verb.name, args, settings, io))
+    code: int = verb.load().run(args, Context(verb.name, args, settings, io, line))
     return code
 
 
@@ -79,12 +79,13 @@ def _without_alias(line: CommandLine) -> CommandLine:
     return line if verb is None else line._replace(verb=verb.name)
 
 
-def _verb(word: str, *, alpha: bool) -> Verb:
+def _verb(line: CommandLine, *, alpha: bool) -> Verb:
+    word = line.verb or ""
     verb = BY_NAME.get(word)
     if verb is None:
         raise UsageError(f"'{word}' is no command", hint=_closest(word, alpha=alpha))
     if verb.alpha and not alpha:
-        raise UsageError(f"'{word}' is an alpha command", hint="MLXK2_ENABLE_ALPHA_FEATURES=1 switches it on")
+        raise UsageError(f"'{word}' is an alpha command", hint=f"MLXK2_ENABLE_ALPHA_FEATURES=1 {line.typed}")
     return verb
 
 

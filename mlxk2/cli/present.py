@@ -27,6 +27,7 @@ class Context(NamedTuple):
     args: Any
     settings: Settings
     io: Io
+    line: CommandLine
 
     @property
     def json(self) -> bool:

@@ -46,7 +46,7 @@ def _prompt(args: argparse.Namespace, context: Context, ranks: RankSettings) -> 
     if not args.prompt or len(texts) > 1 or len(args.prompt) - len(texts) > 1:
         raise UsageError(
             "a run over several machines needs its prompt as one argument, or -: there is no chat",
-            hint='mlxk2 run MODEL "your question"',
+            hint=run_flags.one_answer(args.model),
         )
     if ranks.rank != 0:
         return ""
@@ -54,7 +54,7 @@ def _prompt(args: argparse.Namespace, context: Context, ranks: RankSettings) -> 
     read = _standard_input(context, ranks.peer_timeout_s / 2) if "-" in args.prompt else ""
     prompt = "\n\n".join(piece for piece in (read if word == "-" else word for word in args.prompt) if piece)
     if not prompt.strip():
-        raise UsageError("the prompt is empty", hint='mlxk2 run MODEL "your question"')
+        raise UsageError("the prompt is empty", hint=run_flags.one_answer(args.model))
     return prompt
 
 
@@ -66,7 +66,7 @@ def _standard_input(context: Context, patience_s: float) -> str:
         if not select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
             raise UsageError(
                 f"standard input did not end within {patience_s:g} s: mlx.launch keeps it open",
-                hint="give the prompt as an argument",
+                hint=run_flags.one_answer(context.args.model),
             )
         part = os.read(descriptor, 65536)
         if not part:
@@ -75,4 +75,4 @@ def _standard_input(context: Context, patience_s: float) -> str:
     try:
         return read.decode("utf-8").rstrip("\n")
     except UnicodeDecodeError as broken:
-        raise UsageError("standard input is not UTF-8 text", hint="iconv -t UTF-8 converts it") from broken
+        raise UsageError("standard input is not UTF-8 text", hint=run_flags.as_utf8(context.args.model)) from broken

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from mlxk2.errors import UsageError
@@ -161,12 +162,22 @@ def engine_of(args: argparse.Namespace, draft: ModelRef | None) -> EngineOptions
     )
 
 
+def one_answer(model: str) -> str:
+    """Say what to type for one answer."""
+    return f'mlxk2 run {quote(model)} "your question"'
+
+
+def as_utf8(model: str) -> str:
+    """Say what to type for a prompt in a file of another encoding."""
+    return f"iconv -f LATIN1 -t UTF-8 FILE | mlxk2 run {quote(model)} -"
+
+
 def options_of(args: argparse.Namespace, prompt: str, draft: ModelRef | None) -> RunOptions:
     """Read everything that a single run needs. Raises: UsageError naming the flag."""
     if args.logprobs is not None and not (args.json or args.stream_json or args.input):
         raise UsageError("--logprobs are a part of the JSON answer", hint="add --json")
     if args.keep_context != FAIL:
-        raise UsageError("--keep-context is for a chat", hint="mlxk2 run MODEL, without a prompt, begins one")
+        raise UsageError("--keep-context is for a chat, which has no prompt", hint=f"mlxk2 run {quote(args.model)}")
     if draft is not None and args.prompt_cache:
         raise UsageError("--draft-model cannot be combined with --prompt-cache")
     constraint = constraint_of(args)

@@ -100,9 +100,7 @@ def inspect_folder(ref: ModelRef) -> FolderSource:
     inspection = inspect_model(ref)
     info, files = inspection.info, inspection.files
     if inspection.findings or info.health != "healthy":
-        raise ModelUnhealthy(
-            f"{ref.name} is not sound: {info.reason}", hint=f"mlxk2 health {ref.name} --verbose tells more"
-        )
+        raise ModelUnhealthy(f"{ref.name} is not sound: {info.reason}", hint=f"mlxk2 health {ref.name} --verbose")
     if info.framework not in (MLX, PYTORCH) or not any(e.name.endswith(".safetensors") for e in files.entries):
         raise UnsupportedFormat(
             f"{ref.name} holds no safetensors weights", hint="convert takes GGUF files and folders of safetensors"

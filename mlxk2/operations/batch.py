@@ -254,7 +254,7 @@ def _answer(plan: BatchPlan, answers: AnswersFile, tally: _Tally) -> Iterator[Ev
 def _requests(plan: BatchPlan) -> Iterator[tuple[PromptLine, GenerationRequest]]:
     for line in plan.prompts.lines():
         if not plan.ledger.knows(line.id):
-            raise UsageError(f"{plan.files.source} has changed while it was read", hint="start again")
+            raise UsageError(f"{plan.files.source} has changed while it was read: start again")
         if not plan.ledger.is_answered(line.id):
             yield line, request_of(replace(plan.run.options, prompt=line.question), line.messages)
 

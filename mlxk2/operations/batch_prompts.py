@@ -54,7 +54,7 @@ class PromptFile:
     def check(self, ledger: Ledger) -> None:
         """Read the whole file and note every id. Raises: UsageError naming the line."""
         if self.path.exists() and not self.path.is_file():
-            raise UsageError(f"--input: {self.path} is no file", hint="prompts are read twice: give a file, no pipe")
+            raise UsageError(f"--input: {self.path} is no file, and prompts are read twice", hint=_EXAMPLE)
         for number, line in self._numbered():
             earlier = ledger.add(line.id, number, line.fingerprint)
             if earlier is not None:

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mlxk2.envelope import ABSENT
@@ -144,10 +145,10 @@ def _check_request(request: CloneRequest) -> None:
     if is_path(request.text):
         raise UsageError(
             f"'{one_line(request.text)}' is a folder, not a model of the cache or the Hub",
-            hint="a folder of your own is copied with: cp -r",
+            hint=f"cp -r {quote(one_line(request.text))} {quote(one_line(request.target_text) or './my-model')}",
         )
     if not request.target_text:
-        raise UsageError("the target has no name", hint="name a folder that does not exist yet; . is this one")
+        raise UsageError("the target has no name", hint=f"mlxk2 clone {quote(one_line(request.text))} ./my-model")
     if request.branch == "":
         raise UsageError("--branch has no name", hint="leave --branch out for the main branch")
     revision = ModelSpec.parse(request.text).revision

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from mlxk2.convert.change import WeightChange
@@ -150,9 +151,14 @@ def _gguf_job(text: str, file: Path, change: WeightChange) -> GgufPlan:
     if change.bits is not None:
         raise UsageError(
             "--bits and --group-size are for model folders; a GGUF keeps the bits it has",
-            hint="convert the file with --dequantize first, then the folder with --bits",
+            hint=_in_two_steps(text, change),
         )
     return plan_gguf(file, change.dtype, preferred_dtype(), dequantize=change.dequantize)
+
+
+def _in_two_steps(text: str, change: WeightChange) -> str:
+    """Say what to type for other bits than a source has."""
+    return f"mlxk2 convert {quote(text)} ./plain --dequantize && mlxk2 convert ./plain ./another --bits {change.bits}"
 
 
 def _check_magic(text: str, file: Path) -> None:
@@ -175,13 +181,11 @@ def _folder_job(ref: ModelRef, request: ConvertRequest, target: Target) -> Folde
 
 def _check_change(text: str, source: FolderSource, change: WeightChange) -> None:
     if source.is_quantized and change.bits is not None:
-        raise UsageError(
-            f"{text} is quantized already", hint=f"mlxk2 convert {text} PLAIN --dequantize, then that one with --bits"
-        )
+        raise UsageError(f"{text} is quantized already", hint=_in_two_steps(text, change))
     if change.dequantize and not source.is_quantized:
-        raise UsageError(f"{text} is not quantized", hint="--dtype changes the type of plain weights")
+        raise UsageError(f"{text} is not quantized", hint=f"mlxk2 convert {quote(text)} ./another --dtype float16")
     if source.framework == MLX and change.is_none:
-        raise UsageError(f"{text} is an MLX model already", hint="--bits 4 makes a smaller copy")
+        raise UsageError(f"{text} is an MLX model already", hint=f"mlxk2 convert {quote(text)} ./smaller --bits 4")
 
 
 def _write_gguf(job: GgufPlan, folder: Path) -> Generator[Event, None, _Weights]:

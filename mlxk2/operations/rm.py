@@ -72,9 +72,7 @@ def plan_rm(text: str, settings: Settings) -> RmPlan:
     """
     hub = settings.hub_cache
     if workspace.is_path(text):
-        raise UsageError(
-            f"rm removes models from the cache; '{text}' is a folder", hint="mlxk2 list --all shows the cache's models"
-        )
+        raise UsageError(f"rm removes models from the cache; '{text}' is a folder", hint="mlxk2 list --all")
     if not hub.is_dir():
         raise CacheNotFound("there is no model cache", hint="HF_HOME or HF_HUB_CACHE tells where it is")
     if settings.strict_test_delete and not has_sentinel(hub):
@@ -146,7 +144,7 @@ def _delete(plan: RmPlan) -> int:
     except OSError as failed:
         raise DeletionFailed(
             f"could not remove {_inside(plan, failed)}: {failed.strerror}",
-            hint=f"mlxk2 health {plan.model} tells what is left",
+            hint=f"mlxk2 health {plan.model}",
         ) from failed
 
 

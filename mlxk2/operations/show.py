@@ -57,7 +57,7 @@ def show_model(
     if ref.problem is not None:
         raise ModelNotCached(
             f"{ref.name} has a folder in the cache, but no files ({ref.problem})",
-            hint=f"mlxk2 rm {ref.name} removes what is left of it",
+            hint=f"mlxk2 rm {ref.name}",
         )
     inspection = inspect_model(ref)
     # Lists of files and configurations are looked up often; only the metadata tell where a clone stands.

@@ -54,7 +54,7 @@ def _options(args: argparse.Namespace, context: Context) -> ChatOptions:
     for name in _SINGLE:
         if getattr(args, name) not in (None, False):
             flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} is for a single answer, not for a chat", hint='mlxk2 run MODEL "your question"')
+            raise UsageError(f"{flag} is for a single answer, not for a chat", hint=run_flags.one_answer(args.model))
     draft = None if args.draft_model is None else find_model(args.draft_model, context.settings)
     own = ChatSettings(
         sampling=run_flags.sampling_of(args),

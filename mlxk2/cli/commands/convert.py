@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from shlex import quote
 
 from mlxk2.cli.io import silence_libraries
 from mlxk2.cli.present import Context, present, progress_sink
@@ -35,9 +36,9 @@ def run(args: argparse.Namespace, context: Context) -> int:
         silence_libraries(context.io)
     settings = context.settings
     if not args.source:
-        raise UsageError("the source has no name", hint="convert takes a GGUF file, a model folder (./dir) or a model")
+        raise UsageError("the source has no name", hint="mlxk2 convert ./model.gguf ./my-model")
     if not args.target_dir:
-        raise UsageError("the target has no name", hint="name a folder that does not exist yet; . is this one")
+        raise UsageError("the target has no name", hint=f"mlxk2 convert {quote(args.source)} ./my-model")
     change = resolve_change(args.bits, args.group_size, args.dtype, dequantize=args.dequantize)
     request = ConvertRequest(
         source_text=args.source,

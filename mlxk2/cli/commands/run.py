@@ -124,18 +124,18 @@ def _prompt(words: list[str], context: Context) -> str:
     words = words or _default_words(context)
     texts = [word for word in words if word != "-"]
     if len(texts) > 1 or len(words) - len(texts) > 1:
-        raise UsageError("the prompt must be one argument", hint='quote it: mlxk2 run MODEL "your question"')
+        raise UsageError("the prompt must be one argument, in quotes", hint=run_flags.one_answer(context.args.model))
     pieces = [_standard_input(context) if word == "-" else word for word in words]
     prompt = "\n\n".join(piece for piece in pieces if piece)
     if not prompt.strip():
-        raise UsageError("the prompt is empty", hint='mlxk2 run MODEL "your question"')
+        raise UsageError("the prompt is empty", hint=run_flags.one_answer(context.args.model))
     return prompt
 
 
 def _default_words(context: Context) -> list[str]:
     """Without a prompt, what is piped in is the prompt. Raises: UsageError where a terminal would have to give it."""
     if is_terminal(context.io.stdin):
-        raise UsageError("a prompt is missing", hint='mlxk2 run MODEL "your question", or - to read standard input')
+        raise UsageError("a prompt is missing (- reads it here)", hint=run_flags.one_answer(context.args.model))
     return ["-"]
 
 
@@ -146,7 +146,7 @@ def _standard_input(context: Context) -> str:
     try:
         return context.io.stdin.read().rstrip("\n")
     except UnicodeDecodeError as broken:
-        raise UsageError("standard input is not UTF-8 text", hint="iconv -t UTF-8 converts it") from broken
+        raise UsageError("standard input is not UTF-8 text", hint=run_flags.as_utf8(context.args.model)) from broken
 
 
 def _statistics(result: RunResult) -> str:
