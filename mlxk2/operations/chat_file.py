@@ -8,10 +8,11 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mlxk2.aside import written_aside
 from mlxk2.errors import OutputFailed, UsageError
+from mlxk2.runner.json_answer import no_constant
 from mlxk2.runner.request import Sampling
 
 from .chat_settings import ChatSettings
@@ -107,7 +108,7 @@ def _content(path: Path) -> Any:
         data = file.read(LARGEST_BYTES + 1)
     if len(data) > LARGEST_BYTES:
         raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")
-    return json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_int=_whole)
+    return json.loads(data.decode("utf-8"), parse_constant=no_constant, parse_int=_whole)
 
 
 def _parsed(document: Any) -> SavedChat:
@@ -174,10 +175,6 @@ def _whole(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:
         raise ValueError("it has a number of absurd length")
     return int(digits)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ def parse(text: str) -> Any:
 
     Raises: ValueError saying what is wrong.
     """
-    return _loaded(text, parse_float=_finite)
+    return _loaded(text, parse_float=finite)
 
 
 def plain_spelling(text: str) -> str:
@@ -37,16 +37,18 @@ class _Number(str):
 
 def _loaded(text: str, **hooks: Any) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant, **hooks)
+        return json.loads(text, parse_constant=no_constant, **hooks)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python reads and JSON has not. Raises: ValueError."""
     raise ValueError(f"{name} is no JSON")
 
 
-def _finite(literal: str) -> float:
+def finite(literal: str) -> float:
+    """Read a decimal. Raises: ValueError where no reader could hold it."""
     value = float(literal)
     if not math.isfinite(value):
         raise ValueError(f"the number {literal[:30]} is too large")
@@ -54,7 +56,7 @@ def _finite(literal: str) -> float:
 
 
 def _rounded(literal: str) -> _Number:
-    rounded = Decimal(repr(_finite(literal)))
+    rounded = Decimal(repr(finite(literal)))
     try:
         is_exact = rounded == Decimal(literal)
     except InvalidOperation:  # an exponent of twenty digits

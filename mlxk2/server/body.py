@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-from typing import Any, Callable, NoReturn, TypeVar
+from typing import Any, Callable, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
+from mlxk2.runner.json_answer import finite, no_constant
 from mlxk2.server.errors import BadRequest, BodyTooLarge, BodyTooSlow, ClientGone, NotJson, bad_fields
 from mlxk2.server.settings import ServerSettings
 
@@ -93,7 +93,7 @@ def parse_json(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not valid UTF-8, at byte {error.start}") from None
     try:
-        data = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_twins)
+        data = json.loads(text, parse_constant=no_constant, parse_float=finite, object_pairs_hook=_without_twins)
         _check_depth(data)
         if "\\" in text:
             # Escapes can write half of a character that needs two.
@@ -105,17 +105,6 @@ def parse_json(raw: bytes) -> Any:
     except ValueError as error:
         raise BadRequest(f"the body is no JSON: {str(error)[:200]}") from None
     return data
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError(f"{digits[:40]} is too large a number")
-    return value
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
