@@ -149,6 +149,13 @@ def test_what_is_wrong_with_a_long_text_is_its_own_affair(engine: RunningEngine)
     assert isinstance(engine.end("sound"), Over)
 
 
+def test_ids_that_were_given_are_looked_at_beside_the_others_too(engine: RunningEngine) -> None:
+    engine.ask("many", asking(prompt_ids=(7,) * 100_000 + (99_999_999,), max_tokens=2))
+    engine.ask("too many", asking(prompt_ids=(7,) * (CONTEXT + 1), max_tokens=2))
+    assert (engine.end("many").problem.type, engine.end("many").problem.http_status) == ("CommandError", 400)
+    assert engine.end("too many").problem.type == "context_length_exceeded"
+
+
 def test_an_engine_that_is_reading_ends_at_once(model: Path) -> None:
     with RunningEngine(model) as engine:
         engine.send(Count("long", asking(HUGE * 4)))

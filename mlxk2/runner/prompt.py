@@ -17,8 +17,9 @@ from .tokenizer import TextTokenizer
 
 NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
-# Few texts have more characters a token; longer ones are looked at in slices first.
+# Few texts have more characters a token; longer ones are looked at in slices first, unless they are read at once.
 _USUAL_CHARS = 4
+_QUICK_CHARS = 100_000
 _SLICE_CHARS = 16384
 
 
@@ -83,7 +84,7 @@ def check_fits(text: str, tokenizer: TextTokenizer, context: int | None) -> None
 
     Raises: ContextLengthExceeded, UsageError.
     """
-    if context is None or len(text) <= _USUAL_CHARS * context:
+    if context is None or len(text) <= max(_USUAL_CHARS * context, _QUICK_CHARS):
         return
     tokens = 0
     for start in range(0, len(text), _SLICE_CHARS):

@@ -118,8 +118,6 @@ class MLXRunner:
         speech = self._speech.load(request)
         vocab_size = self._vocab_size(speech.tokenizer.size)
         prompt = prompt or self.read(request)
-        check_given_ids(request.prompt_ids or (), vocab_size)
-        check_ids(prompt.ids, vocab_size)
         check_bias(request.sampling.logit_bias, vocab_size)
         stop_ids = speech.stop_ids(request, self._config, vocab_size)
         return PreparedPrompt(
@@ -141,7 +139,12 @@ class MLXRunner:
 
         Raises: ContextLengthExceeded, IncompatibleModel, GenerationFailed (template), DependencyMissing, UsageError.
         """
-        return self.speech(request).prompt(request, self.context_length or DEFAULT_CONTEXT_LENGTH)
+        speech = self.speech(request)
+        vocab_size = self._vocab_size(speech.tokenizer.size)
+        prompt = speech.prompt(request, self.context_length or DEFAULT_CONTEXT_LENGTH)
+        check_given_ids(request.prompt_ids or (), vocab_size)
+        check_ids(prompt.ids, vocab_size)
+        return prompt
 
     def count_tokens(self, request: GenerationRequest) -> int:
         """Return how many tokens the request's prompt has, whether it fits or not. Several threads may ask, as with `read`.

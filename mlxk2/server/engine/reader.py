@@ -20,6 +20,8 @@ ToRead = Union[Generate, Embed, Count]
 LONG_CHARS = 5000
 # What a message, a tool or a field costs a template besides its text.
 _EACH_CHARS = 20
+# Ids that were given are only looked through.
+_IDS_A_CHAR = 8
 
 
 @dataclass
@@ -116,7 +118,7 @@ def _sizes(command: ToRead) -> Iterator[int]:
         yield from map(len, command.inputs)
         return
     request = command.request
-    yield len(request.prompt or "") + len(request.suffix or "")
+    yield len(request.prompt or "") + len(request.suffix or "") + len(request.prompt_ids or ()) // _IDS_A_CHAR
     for message in request.messages or ():
         calls = sum(_EACH_CHARS + len(call.arguments) for call in message.tool_calls)
         yield _EACH_CHARS + len(message.content) + len(message.reasoning or "") + calls
