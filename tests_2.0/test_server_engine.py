@@ -108,6 +108,13 @@ class TestCompany:
             engine.cancel("first")
             assert isinstance(engine.end("second"), Over)
 
+    def test_without_a_queue_those_are_answered_that_need_not_wait(self, model: Path) -> None:
+        with RunningEngine(model, max_concurrency=2, max_queue=0) as engine:
+            for name in ("first", "second", "third"):
+                engine.ask(name, asking("a", max_tokens=200))
+            assert engine.end("third").problem.type == "queue_full"
+            assert all(isinstance(end, Over) for end in engine.ends(["first", "second"]))
+
 
 class TestAnswers:
     def test_usage_and_reason_are_true(self, shared: RunningEngine) -> None:
