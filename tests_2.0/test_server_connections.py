@@ -37,6 +37,7 @@ def serving(folder: str, command: tuple[str, ...] = FAKE, **web: Any) -> Iterato
     with running(command, folder, json.dumps({"web": web, "host": few})) as server:
         server.wait_for_engine()
         yield server
+        assert "Traceback" not in server.err.read_text()
 
 
 @pytest.fixture(scope="module")
