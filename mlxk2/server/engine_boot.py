@@ -10,11 +10,14 @@ import threading
 from importlib import import_module
 from multiprocessing.connection import Connection
 
+from . import heap
+
 _PR_SET_PDEATHSIG = 1
 
 
 def be_engine(commands: int, events: int, target: str) -> None:
     """Read what to load from the descriptor `commands`, then call `target`, written "module:function"."""
+    heap.keep_freed()
     _end_with_parent()
     # Who stops a server stops its parent, which ends the engine in good order.
     for number in (signal.SIGINT, signal.SIGHUP):

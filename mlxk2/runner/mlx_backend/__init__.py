@@ -13,7 +13,7 @@ from mlxk2 import errors
 from .adapter import load_adapter
 from .batch import Batch, RowStep, batch_obstacle
 from .by_turns import ByTurns
-from .device import end_thread, memory_figures, recommended_memory_bytes, wire_memory
+from .device import bound_reuse, end_thread, memory_figures, recommended_memory_bytes, wire_memory
 from .embedding import embed
 from .engine import Engine, Step
 from .kv_state import KVState, common_prefix
@@ -31,6 +31,7 @@ __all__ = [
     "RowStep",
     "Step",
     "batch_obstacle",
+    "bound_reuse",
     "common_prefix",
     "embed",
     "end_thread",

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+_CPU_CACHE_BYTES = 8 * 2**20
+
 
 def recommended_memory_bytes() -> int | None:
     """Return what the device says a process should use at most, None where it does not say."""
@@ -33,6 +35,12 @@ def settle() -> None:
     mx.synchronize()
     if hasattr(mx, "clear_cache"):
         mx.clear_cache()
+
+
+def bound_reuse() -> None:
+    """Let the C library reuse larger buffers where the processor computes: MLX does it for those of the same size only."""
+    if mx.default_device().type == mx.DeviceType.cpu:
+        mx.set_cache_limit(_CPU_CACHE_BYTES)
 
 
 class MemoryFigures(NamedTuple):

@@ -60,6 +60,7 @@ class ServedModel:
             self.room = replace(self.room, limit_bytes=min(limits) if limits else None)
         self.room.check(1)
         self.runner.load(_FIRST)
+        backend().bound_reuse()
         engine = self.runner.engine()
         self.store: PrefixStore = backend().PrefixStore(engine, spec.options.cache, spec.prefix_cache_bytes)
         self._obstacle = self._batch_obstacle()
