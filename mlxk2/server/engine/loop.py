@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import time
 import traceback
 from multiprocessing.connection import Connection
@@ -26,6 +25,7 @@ from mlxk2.server.protocol import (
 
 from .inbox import Inbox
 from .model import ServedModel
+from .outbox import Outbox
 from .reader import Reader, ToRead, WasRead, is_long, read
 from .scheduler import Scheduler
 
@@ -71,7 +71,7 @@ class _Loop:
     def __init__(self, model: ServedModel, inbox: Inbox, events: Connection) -> None:
         self._model = model
         self._inbox = inbox
-        self._events = events
+        self._outbox = Outbox(events)
         self._reader = Reader(model, inbox.put)
         self._scheduler = Scheduler(model, self._reader)
         self._told: list[EngineEvent] = [model.ready]
@@ -131,16 +131,14 @@ class _Loop:
             self._told.append(Counted(command.id, found))
 
     def _send(self) -> None:
-        told = (*self._told, *self._scheduler.events())
+        self._outbox.put(self._told)
+        self._outbox.put(self._scheduler.events())
         self._told = []
-        now = time.monotonic()
-        is_busy = self._scheduler.is_busy
+        now, is_busy = time.monotonic(), self._scheduler.is_busy
         if now >= self._next_status or is_busy is not self._was_busy:
             self._next_status, self._was_busy = now + _STATUS_EVERY_S, is_busy
-            told = (*told, self._scheduler.status())
-        if told:
-            # Connection.send would make a pickler of its own each time.
-            self._events.send_bytes(pickle.dumps(told, pickle.HIGHEST_PROTOCOL))
+            self._outbox.put((self._scheduler.status(),))
+        self._outbox.send(can_wait=is_busy)
 
     def _until_status(self) -> float:
         return max(self._next_status - time.monotonic(), 0.001)

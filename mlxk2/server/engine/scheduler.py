@@ -25,6 +25,9 @@ _MOST_FAILURES = 3
 # Each time that this was wrong it takes twice as long.
 _STEPS_UNTIL_WIDER = 128
 
+# After so many steps it is looked whether all rows still fit.
+_STEPS_BETWEEN_LOOKS = 16
+
 # So many tokens show that a request does no harm: the engine computes one ahead.
 _PROBE_TOKENS = 2
 
@@ -116,7 +119,9 @@ class Scheduler:
         self._widen()
         for step in steps:
             self._take(step)
-        self._shed()
+        if self._steps % _STEPS_BETWEEN_LOOKS == 0:
+            self._shed()
+            self._make_room(self._rows.values())
 
     def _admit(self) -> None:
         for reply in list(self._waiting):
@@ -208,7 +213,7 @@ class Scheduler:
         """Let the youngest rows wait where answers have become so long that not all of them fit any more."""
         while len(self._rows) > 1:
             widest = max(row.positions for row in self._rows.values())
-            if self._model.room.holds(len(self._rows), widest):
+            if self._model.room.holds(len(self._rows), widest + _STEPS_BETWEEN_LOOKS):
                 return
             youngest = list(self._rows)[-1]
             reply = self._rows[youngest]
