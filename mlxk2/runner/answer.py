@@ -160,7 +160,10 @@ class AnswerText:
     def _on_channels(self, text: str) -> tuple[Delta, ...]:
         if not text:
             return ()
-        return self._noted(((ANSWER, text),) if self._splitter is None else self._splitter.feed(text))
+        if self._splitter is not None:
+            return self._noted(self._splitter.feed(text))
+        self._said[ANSWER].append(text)
+        return (Delta(ANSWER, text),)
 
     def _noted(self, pieces: Iterable[tuple[str, str]]) -> tuple[Delta, ...]:
         deltas = tuple(Delta(channel, text) for channel, text in pieces)

@@ -140,12 +140,6 @@ class Piece(NamedTuple):
     logprobs: tuple[ChosenToken, ...] = ()
     tokens: int = 1
 
-    def followed_by(self, other: Piece) -> Piece:
-        """Return both as one."""
-        return Piece(
-            self.id, self.channel, self.text + other.text, self.logprobs + other.logprobs, self.tokens + other.tokens
-        )
-
 
 @dataclass(frozen=True)
 class ToolPiece:

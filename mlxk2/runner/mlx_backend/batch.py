@@ -137,7 +137,6 @@ class Batch:
         Raises: GenerationFailed.
         """
         with translated("the model failed while generating", errors.GenerationFailed):
-            self._await_single_row()
             progress, responses = self._generator.next()
             for found in progress:
                 self._note_progress(found)
@@ -145,12 +144,6 @@ class Batch:
             if self._steps % _STEPS_BETWEEN_CLEARING == 0:
                 mx.clear_cache()
             return list(map(self._row_step, responses))
-
-    def _await_single_row(self) -> None:
-        """Let the last step come to its end where a CPU computes: one row is so little work that two threads who share
-        it, one that asks and one that computes, cost each other more time than they save."""
-        if len(self._rows) == 1 and not on_metal():
-            mx.synchronize(getattr(self._generator, "stream", None))
 
     def close(self) -> None:
         """Let go of every row's memory; the batch is of no use afterwards."""

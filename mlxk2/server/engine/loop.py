@@ -95,6 +95,7 @@ class _Loop:
         """Do what one request wants; what is wrong with it is its own affair."""
         try:
             if isinstance(command, Cancel):
+                self._outbox.forget(command.id)
                 self._reader.cancel(command.id)
                 self._scheduler.cancel(command.id)
             elif isinstance(command, WasRead):

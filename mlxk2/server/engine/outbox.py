@@ -5,29 +5,46 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Callable
 
-from mlxk2.server.protocol import EngineEvent, Piece
+from mlxk2.server.protocol import Begun, EngineEvent, Piece, ToolPiece
 
-# Seconds between two messages of text: a screen shows no more of them.
-_PAUSE_S = 1 / 60
+# Seconds between two messages of text: to a reader it flows, and each costs as much work as computing a token may.
+_PAUSE_S = 1 / 30
+
+_TEXT = (Piece, ToolPiece)
 
 
 class Outbox:
-    """Sends tuples of events over `line`. Text that comes soon after other text waits for a moment, and is joined."""
+    """Sends tuples of events over `line`. Text that comes soon after other text waits for a moment, and is joined.
+
+    The first text of an answer does not wait.
+    """
 
     def __init__(self, line: Connection, clock: Callable[[], float] = time.monotonic) -> None:
         self._line, self._clock = line, clock
         self._waiting: list[EngineEvent] = []
         self._is_urgent = False
+        # Requests that have begun, and of which nothing was told yet.
+        self._silent: set[str] = set()
         self._sent = self._asked = clock()
 
     def put(self, events: Iterable[EngineEvent]) -> None:
         """Take events, the order of which is kept for each request."""
         for event in events:
-            self._is_urgent = self._is_urgent or type(event) is not Piece
+            if not isinstance(event, _TEXT) or event.id in self._silent:
+                self._is_urgent = True
+            if isinstance(event, Begun):
+                self._silent.add(event.id)
+            elif self._silent:
+                self.forget(getattr(event, "id", ""))
             self._waiting.append(event)
+
+    def forget(self, id: str) -> None:
+        """Nobody waits for a request's events any more."""
+        self._silent.discard(id)
 
     def send(self, *, can_wait: bool) -> None:
         """Send what waits; with `can_wait` not before it is time, as far as the last step tells how long the next one takes."""
@@ -42,17 +59,26 @@ class Outbox:
 
 
 def _joined(events: Iterable[EngineEvent]) -> list[EngineEvent]:
-    """Make one piece of pieces of one request that follow each other on one channel."""
+    """Make one piece of pieces of one request that follow each other and belong together."""
     joined: list[EngineEvent] = []
     last: dict[str, int] = {}
     for event in events:
         id = getattr(event, "id", "")
         place = last.get(id)
-        before = None if place is None else joined[place]
-        if type(event) is Piece and type(before) is Piece and before.channel == event.channel:
-            assert place is not None
-            joined[place] = before.followed_by(event)
+        both = None if place is None else _both(joined[place], event)
+        if place is not None and both is not None:
+            joined[place] = both
         else:
             last[id] = len(joined)
             joined.append(event)
     return joined
+
+
+def _both(first: EngineEvent, second: EngineEvent) -> EngineEvent | None:
+    """Return two pieces as one; None where they cannot be."""
+    if isinstance(first, Piece) and isinstance(second, Piece) and first.channel == second.channel:
+        logprobs = first.logprobs + second.logprobs
+        return Piece(first.id, first.channel, first.text + second.text, logprobs, first.tokens + second.tokens)
+    if isinstance(first, ToolPiece) and isinstance(second, ToolPiece) and first.index == second.index:
+        return replace(first, arguments=first.arguments + second.arguments)
+    return None

@@ -61,7 +61,8 @@ class Reply:
 
     def take(self, step: Step) -> tuple[RequestEvent, ...]:
         """Return what is to be told of a step."""
-        return tuple(self._told_of(self.turn.take(step)))
+        deltas = self.turn.take(step)
+        return tuple(self._told_of(deltas)) if deltas else ()
 
     def finish(self) -> tuple[RequestEvent, ...]:
         """Return the last events."""
