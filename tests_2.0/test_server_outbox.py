@@ -81,7 +81,11 @@ def test_the_first_text_of_an_answer_does_not_wait(told: Told) -> None:
 def test_arguments_of_a_call_are_joined(told: Told) -> None:
     told.step(0.0, ToolPiece("a", 0, "call_1", "look", ""), ToolPiece("a", 0, None, None, '{"x"'))
     (message,) = told.step(0.001, ToolPiece("a", 0, None, None, ":1}"), ToolPiece("a", 1, "call_2", "see", "{}"), OVER)
-    assert message == (ToolPiece("a", 0, "call_1", "look", '{"x":1}'), ToolPiece("a", 1, "call_2", "see", "{}"), OVER)
+    assert message == (
+        ToolPiece("a", 0, "call_1", "look", '{"x":1}', 3),
+        ToolPiece("a", 1, "call_2", "see", "{}"),
+        OVER,
+    )
 
 
 def test_nothing_waits_where_no_step_follows(told: Told) -> None:

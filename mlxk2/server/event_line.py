@@ -10,7 +10,19 @@ from multiprocessing.connection import Connection
 from typing import Any, Callable
 
 # What reading a message that is none may raise.
-GARBAGE = (pickle.UnpicklingError, AttributeError, ImportError, LookupError, ValueError, TypeError, MemoryError)
+_GARBAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 # How a Connection writes a message: its length, then so many bytes. Source: CPython, multiprocessing/connection.py.
 _LENGTH = struct.Struct("!i")
@@ -46,32 +58,42 @@ class EventLine:
             return
         except OSError:
             came = b""
-        if not came:
-            self._end(None)
-            return
         self._unread += came
-        try:
-            messages = list(map(pickle.loads, self._whole_messages()))
-        except GARBAGE as error:
-            self._end(error)
-            return
-        for message in messages:
-            self._on_message(message)
+        if came:
+            self._deliver()
+        else:
+            self._end(None)
 
-    def _whole_messages(self) -> list[bytes]:
-        """Take the messages that have come whole. Raises: ValueError where it is none."""
-        found, place, unread = [], 0, self._unread
-        while len(unread) >= place + _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(unread, place)
-            if length < 0:
-                raise ValueError("a message of more than 2 GiB")
-            end = place + _LENGTH.size + length
-            if len(unread) < end:
-                break
-            found.append(bytes(unread[place + _LENGTH.size : end]))
-            place = end
-        del unread[:place]
-        return found
+    def _deliver(self) -> None:
+        """Deal with the messages that have come whole, one after the other."""
+        is_done = False
+        try:
+            while not self._line.closed and (message := self._take()) is not None:
+                try:
+                    event = pickle.loads(message)
+                except _GARBAGE as error:
+                    self._end(error)
+                else:
+                    self._on_message(event)
+            is_done = True
+        finally:
+            if not is_done:
+                # Whoever failed with one message hears the others all the same.
+                self._loop.call_soon(self._deliver)
+
+    def _take(self) -> bytes | None:
+        """Return the next message, None where it has not come whole."""
+        unread = self._unread
+        if len(unread) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(unread)
+        # One of more than 2 GiB is written otherwise, and is none of ours.
+        end = _LENGTH.size + max(length, 0)
+        if len(unread) < end:
+            return None
+        message = bytes(unread[_LENGTH.size : end])
+        del unread[:end]
+        return message
 
     def _end(self, problem: Exception | None) -> None:
         self.close()

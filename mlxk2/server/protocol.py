@@ -143,13 +143,17 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class ToolPiece:
-    """A part of the tool call number `index`: with the first part its `call_id` and `name`, then arguments as they come."""
+    """A part of the tool call number `index`: with the first part its `call_id` and `name`, then arguments as they come.
+
+    `tokens`: as of a Piece.
+    """
 
     id: str
     index: int
     call_id: str | None
     name: str | None
     arguments: str
+    tokens: int = 1
 
 
 @dataclass(frozen=True)

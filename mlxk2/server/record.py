@@ -38,10 +38,8 @@ class RequestRecord:
 
     def note(self, event: RequestEvent) -> None:
         """Take what an event says."""
-        if isinstance(event, Piece):
+        if isinstance(event, (Piece, ToolPiece)):
             self._note_tokens(event.id, event.tokens)
-        elif isinstance(event, ToolPiece):
-            self._note_tokens(event.id, 1)
         elif isinstance(event, Begun):
             self.prompt_tokens += event.prompt_tokens
             self.cached_tokens += event.cached_tokens

@@ -80,11 +80,15 @@ class _Loop:
 
     def run(self) -> None:
         while True:
-            self._send()
-            for command in self._inbox.take(0.0 if self._scheduler.is_busy else self._until_status()):
+            self._send(can_wait=self._scheduler.is_even)
+            commands = self._inbox.take(0.0 if self._scheduler.is_busy else self._until_status())
+            for command in commands:
                 if isinstance(command, Stop):
                     return
                 self._obey(command)
+            if commands:
+                # What they set off may take long.
+                self._send(can_wait=False)
             self._scheduler.step()
 
     def close(self) -> bool:
@@ -131,7 +135,7 @@ class _Loop:
         else:
             self._told.append(Counted(command.id, found))
 
-    def _send(self) -> None:
+    def _send(self, *, can_wait: bool) -> None:
         self._outbox.put(self._told)
         self._outbox.put(self._scheduler.events())
         self._told = []
@@ -139,7 +143,7 @@ class _Loop:
         if now >= self._next_status or is_busy is not self._was_busy:
             self._next_status, self._was_busy = now + _STATUS_EVERY_S, is_busy
             self._outbox.put((self._scheduler.status(),))
-        self._outbox.send(can_wait=is_busy)
+        self._outbox.send(can_wait=can_wait)
 
     def _until_status(self) -> float:
         return max(self._next_status - time.monotonic(), 0.001)

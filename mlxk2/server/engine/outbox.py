@@ -80,5 +80,5 @@ def _both(first: EngineEvent, second: EngineEvent) -> EngineEvent | None:
         logprobs = first.logprobs + second.logprobs
         return Piece(first.id, first.channel, first.text + second.text, logprobs, first.tokens + second.tokens)
     if isinstance(first, ToolPiece) and isinstance(second, ToolPiece) and first.index == second.index:
-        return replace(first, arguments=first.arguments + second.arguments)
+        return replace(first, arguments=first.arguments + second.arguments, tokens=first.tokens + second.tokens)
     return None

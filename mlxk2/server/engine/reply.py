@@ -91,15 +91,19 @@ class Reply:
 
     def _tool_event(self, found: str | CallPart | CallLost) -> RequestEvent:
         if isinstance(found, CallPart):
-            return ToolPiece(self.id, found.index, found.call_id, found.name, found.arguments)
+            return ToolPiece(self.id, found.index, found.call_id, found.name, found.arguments, self._new_tokens())
         if isinstance(found, CallLost):
             return ToolLost(self.id, found.index, found.text)
         return self._piece(ANSWER, found)
 
     def _piece(self, channel: str, text: str) -> Piece:
+        return Piece(self.id, channel, text, self._new_logprobs(text), self._new_tokens())
+
+    def _new_tokens(self) -> int:
+        """How many tokens came since something was told."""
         tokens = self.turn.tokens
         new, self._tokens_told = tokens - self._tokens_told, tokens
-        return Piece(self.id, channel, text, self._new_logprobs(text), new)
+        return new
 
     def _new_logprobs(self, text: str) -> tuple[ChosenToken, ...]:
         """Return those of the tokens that say `text`."""

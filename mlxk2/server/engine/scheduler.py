@@ -57,6 +57,11 @@ class Scheduler:
         """Whether there is something to do."""
         return bool(self._rows or self._waiting or self._embedder)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether the next step will take about as long as the last one: all rows say something, none reads its prompt."""
+        return bool(self._rows) and not self._embedder and all(reply.turn.tokens for reply in self._rows.values())
+
     def events(self) -> tuple[RequestEvent, ...]:
         """Return what is to be told since the last time."""
         told, self._events = tuple(self._events), []
