@@ -589,7 +589,7 @@ def test_a_schema_is_compiled_once():
 
 def test_the_form_of_a_schema_is_checked_without_the_compiler():
     code = (
-        "import sys; from mlxk2.server.reading.common import constraint_of as c;"
+        "import sys; from mlxk2.server.reading.form import constraint_of as c;"
         "c('json_schema', {'type': 'object'}, 'response_format'); print('llguidance' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)

@@ -13,7 +13,10 @@ from mlxk2.server.errors import BadRequest
 from mlxk2.server.schemas.anthropic import AnthropicMessage, Block, CountRequest, MessagesRequest
 from mlxk2.server.settings import ServerSettings
 
-from . import common, tools
+from . import tools
+from .form import constraint_of
+from .parts import check_fields, text_of
+from .sampling import budget_of, sampling_of, stops_of
 
 NAMES = {"stop": "stop_sequences"}
 _EFFORTS = {"xhigh": "high", "max": "high"}
@@ -29,17 +32,15 @@ _FIELDS = {
 
 def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationRequest:
     """Return the request. Raises: UsageError, BadRequest, DependencyMissing."""
-    messages = [Message("system", common.text_of(body.system, "system"))] if body.system else []
+    messages = [Message("system", text_of(body.system, "system"))] if body.system else []
     for number, message in enumerate(body.messages):
         messages += _turn(message, f"messages.{number}.content")
-    common.check_tool_results(messages, "messages")
+    tools.check_tool_results(messages, "messages")
     wanted = body.output_config.format if body.output_config is not None else None
     request = GenerationRequest(
         messages=tuple(messages),
-        constraint=None
-        if wanted is None
-        else common.constraint_of(wanted.type, wanted.schema_, "output_config.format"),
-        tools=tuple(common.function_tool(tool.name, tool.description, tool.input_schema) for tool in body.tools or ()),
+        constraint=None if wanted is None else constraint_of(wanted.type, wanted.schema_, "output_config.format"),
+        tools=tuple(tools.function_tool(tool.name, tool.description, tool.input_schema) for tool in body.tools or ()),
         tool_choice=_choice(body),
         parallel_tool_calls=body.tool_choice is None or body.tool_choice.disable_parallel_tool_use is not True,
         template_variables=_variables(body),
@@ -48,9 +49,9 @@ def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationReq
         return request
     return replace(
         request,
-        sampling=common.sampling_of(body, settings),
-        max_tokens=common.budget_of(settings, max_tokens=body.max_tokens),
-        stop=common.stops_of(body.stop_sequences, "stop_sequences"),
+        sampling=sampling_of(body, settings),
+        max_tokens=budget_of(settings, max_tokens=body.max_tokens),
+        stop=stops_of(body.stop_sequences, "stop_sequences"),
     )
 
 
@@ -90,7 +91,7 @@ def _check_block(block: Block, where: str) -> None:
         raise BadRequest(f"{where}: blocks of type {block.type[:40]!r} are not supported", param=where)
     if block.type == "text" and block.text is None:
         raise BadRequest(f"{where}.text: field required", param=f"{where}.text")
-    common.check_fields(block, _FIELDS[block.type], where)
+    check_fields(block, _FIELDS[block.type], where)
 
 
 def _call(block: Block, where: str, role: str) -> ToolCall:
@@ -112,7 +113,7 @@ def _result_text(block: Block, where: str) -> str:
         parts = _RESULT.validate_python(block.content)
     except ValidationError as error:
         raise BadRequest(f"{where}.content: must be text or a list of text blocks", param=f"{where}.content") from error
-    return common.text_of(parts, f"{where}.content")
+    return text_of(parts, f"{where}.content")
 
 
 def _choice(body: CountRequest) -> str:

@@ -8,7 +8,11 @@ from mlxk2.server.errors import TOO_LONG, BadRequest
 from mlxk2.server.schemas.openai_chat import ChatMessage, ChatRequest, NamedTool
 from mlxk2.server.settings import ServerSettings
 
-from . import common, tools
+from . import tools
+from .form import constraint_of
+from .parts import text_of
+from .sampling import budget_of, choices_of, count_of, sampling_of, stops_of
+from .variables import check_variables, effort_variables
 
 # The request's words for fields, where they are other ones than those of the command line.
 NAMES = {TOO_LONG: "messages"}
@@ -16,23 +20,21 @@ NAMES = {TOO_LONG: "messages"}
 
 def read_chat(body: ChatRequest, settings: ServerSettings) -> list[GenerationRequest]:
     """Return a request for each of the `n` choices. Raises: UsageError, BadRequest, DependencyMissing."""
-    variables = common.effort_variables(body.reasoning_effort, body.chat_template_kwargs)
-    common.check_variables(variables)
+    variables = effort_variables(body.reasoning_effort, body.chat_template_kwargs)
+    check_variables(variables)
     messages = tuple(_message(message, f"messages.{number}") for number, message in enumerate(body.messages))
-    common.check_tool_results(messages, "messages")
+    tools.check_tool_results(messages, "messages")
     if body.stream_options is not None and not body.stream:
         raise BadRequest("stream_options: only with stream", param="stream_options")
     request = GenerationRequest(
         messages=messages,
-        sampling=common.sampling_of(body, settings),
-        max_tokens=common.budget_of(
-            settings, max_completion_tokens=body.max_completion_tokens, max_tokens=body.max_tokens
-        ),
-        stop=common.stops_of(body.stop),
+        sampling=sampling_of(body, settings),
+        max_tokens=budget_of(settings, max_completion_tokens=body.max_completion_tokens, max_tokens=body.max_tokens),
+        stop=stops_of(body.stop),
         constraint=_constraint(body),
         top_logprobs=_logprobs(body),
         tools=tuple(
-            common.function_tool(
+            tools.function_tool(
                 tool.function.name, tool.function.description, tool.function.parameters, tool.function.strict
             )
             for tool in body.tools or ()
@@ -41,7 +43,7 @@ def read_chat(body: ChatRequest, settings: ServerSettings) -> list[GenerationReq
         parallel_tool_calls=body.parallel_tool_calls is not False,
         template_variables=variables,
     )
-    return common.choices_of(request, common.count_of(body.n, settings))
+    return choices_of(request, count_of(body.n, settings))
 
 
 def _message(message: ChatMessage, where: str) -> Message:
@@ -53,12 +55,12 @@ def _message(message: ChatMessage, where: str) -> Message:
         ToolCall(
             call.id,
             call.function.name,
-            common.check_arguments(call.function.arguments, f"{where}.tool_calls.{number}.function.arguments"),
+            tools.check_arguments(call.function.arguments, f"{where}.tool_calls.{number}.function.arguments"),
         )
         for number, call in enumerate(message.tool_calls or ())
     )
     _check_role(message, where)
-    content = common.text_of(message.content, f"{where}.content")
+    content = text_of(message.content, f"{where}.content")
     return Message(
         role,
         content or (message.refusal or ""),
@@ -86,7 +88,7 @@ def _constraint(body: ChatRequest) -> Constraint | None:
     if wanted is None:
         return None
     schema = wanted.json_schema.schema_ if wanted.json_schema is not None else None
-    return common.constraint_of(wanted.type, schema, "response_format")
+    return constraint_of(wanted.type, schema, "response_format")
 
 
 def _logprobs(body: ChatRequest) -> int | None:

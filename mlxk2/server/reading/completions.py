@@ -9,7 +9,7 @@ from mlxk2.server.errors import TOO_LONG, BadRequest
 from mlxk2.server.schemas.openai_text import CompletionRequest, Texts
 from mlxk2.server.settings import ServerSettings
 
-from . import common
+from .sampling import budget_of, choices_of, count_of, sampling_of, stops_of
 
 NAMES = {"logprobs": "logprobs", TOO_LONG: "prompt"}
 _MOST_PROMPTS = 256
@@ -19,7 +19,7 @@ Text = Union[str, tuple[int, ...]]
 
 def read_completions(body: CompletionRequest, settings: ServerSettings) -> list[GenerationRequest]:
     """Return `n` requests a prompt, in the order of the choices. Raises: UsageError, BadRequest."""
-    count = common.count_of(body.n, settings)
+    count = count_of(body.n, settings)
     if body.best_of is not None and body.best_of != count:
         raise BadRequest("best_of: not supported unless it is n", param="best_of")
     prompts = texts_of(body.prompt, "prompt")
@@ -30,12 +30,12 @@ def read_completions(body: CompletionRequest, settings: ServerSettings) -> list[
             prompt=prompt if isinstance(prompt, str) else None,
             prompt_ids=None if isinstance(prompt, str) else prompt,
             suffix=body.suffix or None,
-            sampling=common.sampling_of(body, settings),
-            max_tokens=common.budget_of(settings, max_tokens=body.max_tokens),
-            stop=common.stops_of(body.stop),
+            sampling=sampling_of(body, settings),
+            max_tokens=budget_of(settings, max_tokens=body.max_tokens),
+            stop=stops_of(body.stop),
             top_logprobs=body.logprobs,
         )
-        requests += common.choices_of(request, count)
+        requests += choices_of(request, count)
     if len(requests) > _MOST_PROMPTS:
         raise BadRequest(f"prompt: {len(requests)} answers at once, {_MOST_PROMPTS} at most", param="prompt")
     return requests

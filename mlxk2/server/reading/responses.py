@@ -11,7 +11,11 @@ from mlxk2.server.packed import unpacked
 from mlxk2.server.schemas.openai_responses import FlatNamedTool, InputItem, InputPart, ResponsesRequest
 from mlxk2.server.settings import ServerSettings
 
-from . import common, tools
+from . import tools
+from .form import constraint_of
+from .parts import check_fields, text_of
+from .sampling import budget_of, sampling_of, stops_of
+from .variables import check_variables, effort_variables
 
 NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", TOO_LONG: "input"}
 _EACH = ("type", "id", "status")
@@ -28,17 +32,17 @@ def read_responses(body: ResponsesRequest, settings: ServerSettings) -> Generati
     if body.stream_options is not None and not body.stream:
         raise BadRequest("stream_options: only with stream", param="stream_options")
     effort = body.reasoning.effort if body.reasoning is not None else None
-    variables = common.effort_variables(effort, body.chat_template_kwargs)
-    common.check_variables(variables)
+    variables = effort_variables(effort, body.chat_template_kwargs)
+    check_variables(variables)
     return GenerationRequest(
         messages=_messages(body),
-        sampling=common.sampling_of(body, settings),
-        max_tokens=common.budget_of(settings, max_output_tokens=body.max_output_tokens),
-        stop=common.stops_of(body.stop),
+        sampling=sampling_of(body, settings),
+        max_tokens=budget_of(settings, max_output_tokens=body.max_output_tokens),
+        stop=stops_of(body.stop),
         constraint=_constraint(body),
         top_logprobs=_logprobs(body),
         tools=tuple(
-            common.function_tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in body.tools or ()
+            tools.function_tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in body.tools or ()
         ),
         tool_choice=_choice(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
@@ -55,13 +59,13 @@ def _messages(body: ResponsesRequest) -> tuple[Message, ...]:
     thoughts: str | None = None
     for number, item in enumerate(body.input):
         where = f"input.{number}"
-        common.check_fields(item, _FIELDS[item.type], where)
+        check_fields(item, _FIELDS[item.type], where)
         if item.type == "reasoning":
             thoughts = _thoughts(item, where)
             continue
         _add(messages, item, where, thoughts)
         thoughts = None
-    common.check_tool_results(messages, "input")
+    tools.check_tool_results(messages, "input")
     return tuple(messages)
 
 
@@ -69,12 +73,12 @@ def _add(messages: list[Message], item: InputItem, where: str, thoughts: str | N
     """Add an item; calls join the assistant's turn that they belong to."""
     if item.type == "function_call_output":
         call_id = tools.needed(item.call_id, f"{where}.call_id")
-        messages.append(Message("tool", common.text_of(item.output, f"{where}.output"), tool_call_id=call_id))
+        messages.append(Message("tool", text_of(item.output, f"{where}.output"), tool_call_id=call_id))
     elif item.type == "function_call":
         call = ToolCall(
             tools.needed(item.call_id, f"{where}.call_id"),
             tools.needed(item.name, f"{where}.name"),
-            common.check_arguments(item.arguments or "{}", f"{where}.arguments"),
+            tools.check_arguments(item.arguments or "{}", f"{where}.arguments"),
         )
         if messages and messages[-1].role == "assistant":
             last = messages[-1]
@@ -85,7 +89,7 @@ def _add(messages: list[Message], item: InputItem, where: str, thoughts: str | N
         role = tools.needed(item.role, f"{where}.role")
         if item.content is None:
             raise BadRequest(f"{where}.content: field required", param=f"{where}.content")
-        text = common.text_of(item.content, f"{where}.content")
+        text = text_of(item.content, f"{where}.content")
         role = "system" if role == "developer" else role
         messages.append(Message(role, text, reasoning=thoughts if role == "assistant" else None))
 
@@ -94,10 +98,10 @@ def _thoughts(item: InputItem, where: str) -> str | None:
     """Return what the model thought: its own words, what they were packed into, or a summary of them."""
     if isinstance(item.content, str):
         return item.content or None
-    words = common.text_of(_as_text(item.content), f"{where}.content")
+    words = text_of(_as_text(item.content), f"{where}.content")
     if not words and item.encrypted_content is not None:
         words = _unpacked(item.encrypted_content, f"{where}.encrypted_content")
-    return words or common.text_of(_as_text(item.summary), f"{where}.summary") or None
+    return words or text_of(_as_text(item.summary), f"{where}.summary") or None
 
 
 def _as_text(parts: list[InputPart] | None) -> list[InputPart]:
@@ -114,7 +118,7 @@ def _unpacked(packed: str, where: str) -> str:
 
 def _constraint(body: ResponsesRequest) -> Constraint | None:
     wanted = body.text.format if body.text is not None else None
-    return None if wanted is None else common.constraint_of(wanted.type, wanted.schema_, "text.format")
+    return None if wanted is None else constraint_of(wanted.type, wanted.schema_, "text.format")
 
 
 def _logprobs(body: ResponsesRequest) -> int | None:

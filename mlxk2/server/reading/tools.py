@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from typing import Any
 
+from mlxk2.runner.request import Message
 from mlxk2.server.errors import BadRequest
 
 
@@ -24,3 +27,36 @@ def known_tool(name: str, tools: Iterable[str], where: str = "tool_choice") -> s
 def no_tools() -> BadRequest:
     """Return the error that says that there is nothing to choose from."""
     return BadRequest("tool_choice: needs tools", param="tool_choice")
+
+
+def function_tool(name: str, description: str | None, parameters: Any, strict: bool | None = None) -> dict[str, Any]:
+    """Return a function as chat templates know it."""
+    function: dict[str, Any] = {"name": name}
+    if description is not None:
+        function["description"] = description
+    function["parameters"] = {"type": "object", "properties": {}} if parameters is None else parameters
+    if strict is not None:
+        function["strict"] = strict
+    return {"type": "function", "function": function}
+
+
+def check_arguments(arguments: str, where: str) -> str:
+    """Return the text of a call's arguments. Raises: BadRequest where they are no JSON object."""
+    try:
+        value = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise BadRequest(f"{where} must be the text of a JSON object", param=where)
+    return arguments or "{}"
+
+
+def check_tool_results(messages: Iterable[Message], where: str) -> None:
+    """Raises: BadRequest where a tool's message answers no call before it."""
+    known: set[str] = set()
+    for message in messages:
+        known.update(call.id for call in message.tool_calls)
+        if message.role == "tool" and message.tool_call_id not in known:
+            raise BadRequest(
+                f"{where}: the result of the call {message.tool_call_id!r} has no call before it", param=where
+            )

@@ -20,8 +20,8 @@ from mlxk2.server.reading.completions import NAMES, read_completions, texts_of
 from mlxk2.server.schemas.openai_chat import ChatRequest
 from mlxk2.server.schemas.openai_text import CompletionRequest, EmbeddingRequest
 from mlxk2.server.writing.chat import ChatWriter
-from mlxk2.server.writing.common import openai_failure
 from mlxk2.server.writing.completions import CompletionWriter
+from mlxk2.server.writing.failures import openai_failure
 
 from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming, whole_name
 

@@ -24,7 +24,7 @@ from mlxk2.server.models import Models
 from mlxk2.server.record import record_of
 from mlxk2.server.settings import ServerSettings
 from mlxk2.server.sse import COMMENT, Failure, streamed
-from mlxk2.server.writing.common import openai_failure
+from mlxk2.server.writing.failures import openai_failure
 
 _LONGEST_NAME = 4096
 

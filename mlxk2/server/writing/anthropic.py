@@ -15,8 +15,8 @@ from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.protocol import Begun, Over
 from mlxk2.server.sse import frame
 
-from . import common
 from .blocks import CALL, TEXT, Block, BlockEvent, Closed, Grown, Opened, blocks_of, in_blocks
+from .ids import new_id
 
 PING = frame({"type": "ping"}, "ping")
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -27,7 +27,7 @@ class MessageWriter:
     """Writes one message."""
 
     model: str
-    id: str = field(default_factory=lambda: common.new_id("msg_"))
+    id: str = field(default_factory=lambda: new_id("msg_"))
 
     def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:
         """Return the complete object."""

@@ -13,7 +13,9 @@ from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolLost, ToolPiece
 from mlxk2.server.sse import DONE, frame
 
-from . import common
+from .ids import FINGERPRINT, new_id
+from .logprobs import token_logprobs
+from .usage import usage_json, usage_of
 
 
 @dataclass
@@ -24,7 +26,7 @@ class ChatWriter:
     count: int
     wants_usage: bool = False
     wants_logprobs: bool = False
-    id: str = field(default_factory=lambda: common.new_id("chatcmpl-"))
+    id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:
@@ -32,7 +34,7 @@ class ChatWriter:
         return {
             **self._head("chat.completion"),
             "choices": [self._choice(number, answer) for number, answer in enumerate(answers)],
-            "usage": common.usage_of(answers, self.count),
+            "usage": usage_of(answers, self.count),
         }
 
     async def frames(self, events: AsyncIterator[Numbered]) -> AsyncIterator[bytes]:
@@ -51,7 +53,7 @@ class ChatWriter:
                 if delta:
                     yield self._chunk(number, delta, event)
         if self.wants_usage:
-            counts = common.usage_json([ending for ending in endings if ending is not None], self.count)
+            counts = usage_json([ending for ending in endings if ending is not None], self.count)
             yield frame({**self._head("chat.completion.chunk"), "choices": [], "usage": counts})
         yield DONE
 
@@ -61,7 +63,7 @@ class ChatWriter:
             "object": kind,
             "created": self.created,
             "model": self.model,
-            "system_fingerprint": common.FINGERPRINT,
+            "system_fingerprint": FINGERPRINT,
         }
 
     def _choice(self, number: int, answer: Collected) -> dict[str, Any]:
@@ -75,7 +77,7 @@ class ChatWriter:
                 {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
                 for id, name, arguments in answer.tools
             ]
-        logprobs = {"content": common.token_logprobs(answer.logprobs), "refusal": None} if self.wants_logprobs else None
+        logprobs = {"content": token_logprobs(answer.logprobs), "refusal": None} if self.wants_logprobs else None
         choice = {"index": number, "message": message, "logprobs": logprobs, "finish_reason": ending.reason}
         if ending.value_problem is not None:
             choice["value_problem"] = ending.value_problem
@@ -84,7 +86,7 @@ class ChatWriter:
     def _chunk(self, number: int, delta: dict[str, Any], event: RequestEvent | None = None) -> bytes:
         logprobs = None
         if self.wants_logprobs and isinstance(event, Piece) and event.channel == "answer" and event.logprobs:
-            logprobs = {"content": common.token_logprobs(event.logprobs), "refusal": None}
+            logprobs = {"content": token_logprobs(event.logprobs), "refusal": None}
         reason = event.reason if isinstance(event, Over) else None
         choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         if isinstance(event, Over) and event.value_problem is not None:

@@ -12,7 +12,9 @@ from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.protocol import Over, Piece
 from mlxk2.server.sse import DONE, frame
 
-from . import common
+from .ids import FINGERPRINT, new_id
+from .logprobs import bytes_of, finite_logprob, spelled
+from .usage import usage_json, usage_of
 
 
 @dataclass
@@ -24,7 +26,7 @@ class CompletionWriter:
     choices_a_prompt: int = 1
     wants_usage: bool = False
     wants_logprobs: bool = False
-    id: str = field(default_factory=lambda: common.new_id("cmpl-"))
+    id: str = field(default_factory=lambda: new_id("cmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:
@@ -34,7 +36,7 @@ class CompletionWriter:
             logprobs = _logprobs(answer.logprobs, 0) if self.wants_logprobs else None
             text = self.echoes[number] + answer.text
             choices.append({"index": number, "text": text, "logprobs": logprobs, "finish_reason": answer.ending.reason})
-        return {**self._head(), "choices": choices, "usage": common.usage_of(answers, self.choices_a_prompt)}
+        return {**self._head(), "choices": choices, "usage": usage_of(answers, self.choices_a_prompt)}
 
     async def frames(self, events: AsyncIterator[Numbered]) -> AsyncIterator[bytes]:
         """Yield the chunks on the wire."""
@@ -55,7 +57,7 @@ class CompletionWriter:
                 offsets[number] += len(event.text)
                 yield self._chunk(number, event.text, logprobs)
         if self.wants_usage:
-            counts = common.usage_json([ending for ending in endings if ending is not None], self.choices_a_prompt)
+            counts = usage_json([ending for ending in endings if ending is not None], self.choices_a_prompt)
             yield frame({**self._head(), "choices": [], "usage": counts})
         yield DONE
 
@@ -65,7 +67,7 @@ class CompletionWriter:
             "object": "text_completion",
             "created": self.created,
             "model": self.model,
-            "system_fingerprint": common.FINGERPRINT,
+            "system_fingerprint": FINGERPRINT,
         }
 
     def _chunk(self, number: int, text: str, logprobs: Any = None, reason: str | None = None) -> bytes:
@@ -82,16 +84,16 @@ def _logprobs(tokens: Sequence[ChosenToken], offset: int) -> dict[str, Any]:
     for token in tokens:
         offsets.append(offset)
         # A character counts where it begins.
-        offset += sum(byte & 0xC0 != 0x80 for byte in common.bytes_of(token.token))
+        offset += sum(byte & 0xC0 != 0x80 for byte in bytes_of(token.token))
     return {
         "tokens": [_spelled(token.token) for token in tokens],
-        "token_logprobs": [common.number(token.logprob) for token in tokens],
-        "top_logprobs": [{_spelled(top.token): common.number(top.logprob) for top in token.top} for token in tokens],
+        "token_logprobs": [finite_logprob(token.logprob) for token in tokens],
+        "top_logprobs": [{_spelled(top.token): finite_logprob(top.logprob) for top in token.top} for token in tokens],
         "text_offset": offsets,
     }
 
 
 def _spelled(token: str) -> str:
     """Return a token as completions have it, which mark what is only a part of a character."""
-    text = common.spelled(token)
+    text = spelled(token)
     return text if text == token else f"bytes:{text}"

@@ -14,8 +14,9 @@ from mlxk2.server.packed import packed
 from mlxk2.server.protocol import Begun, Over
 from mlxk2.server.sse import frame
 
-from . import common
 from .blocks import CALL, TEXT, Block, BlockEvent, Closed, Grown, Opened, blocks_of, in_blocks
+from .ids import new_id
+from .logprobs import token_logprobs
 
 # What a client said is not repeated to it when the answer has failed, maybe for that very reason.
 _NOT_REPEATED: dict[str, Any] = {
@@ -35,7 +36,7 @@ class ResponseWriter:
     model: str
     echo: dict[str, Any]
     packs_thoughts: bool = False
-    id: str = field(default_factory=lambda: common.new_id("resp_"))
+    id: str = field(default_factory=lambda: new_id("resp_"))
     created: int = field(default_factory=lambda: int(time.time()))
     _events: int = 0
     _ids: dict[int, str] = field(default_factory=dict)
@@ -124,7 +125,7 @@ class ResponseWriter:
         kind = _DELTAS.get(event.block.kind, "response.reasoning_text")
         data = {**self._place(event.block), "delta": event.text}
         if event.block.kind == TEXT:
-            data["logprobs"] = common.token_logprobs(event.logprobs)
+            data["logprobs"] = token_logprobs(event.logprobs)
         return f"{kind}.delta", data
 
     def _closing(self, block: Block, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -136,7 +137,7 @@ class ResponseWriter:
         elif block.kind == CALL:
             yield f"{kind}.done", {**place, "name": block.name, "arguments": block.text}
         else:
-            logprobs = {"logprobs": common.token_logprobs(block.logprobs)} if block.kind == TEXT else {}
+            logprobs = {"logprobs": token_logprobs(block.logprobs)} if block.kind == TEXT else {}
             yield f"{kind}.done", {**place, "text": block.text, **logprobs}
             yield "response.content_part.done", {**place, "part": _part(block)}
         yield "response.output_item.done", {"output_index": block.index, "item": item}
@@ -146,7 +147,7 @@ class ResponseWriter:
         return place if block.kind == CALL else {**place, "content_index": 0}
 
     def _item_id(self, block: Block) -> str:
-        return self._ids.setdefault(block.index, common.new_id(_PREFIXES.get(block.kind, "rs_")))
+        return self._ids.setdefault(block.index, new_id(_PREFIXES.get(block.kind, "rs_")))
 
     def _frame(self, kind: str, data: dict[str, Any]) -> bytes:
         number = self._events
@@ -159,7 +160,7 @@ def _part(block: Block) -> dict[str, Any]:
 
 
 def _text_part(block: Block) -> dict[str, Any]:
-    logprobs = common.token_logprobs(block.logprobs)
+    logprobs = token_logprobs(block.logprobs)
     return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": logprobs}
 
 
