@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from mlxk2.errors import MlxkError
-from mlxk2.server.errors import NotJson, anthropic_error, openai_error, retry_headers, status_of
+from mlxk2.server.errors import NotJson, anthropic_error, openai_error, retry_headers
 
 # After these the body of the request was not read to its end.
 _UNREAD = (401, 403, 408, 413, 415, 429)
@@ -43,7 +43,7 @@ def error_body(path: str, error: MlxkError, names: Mapping[str, str] | None = No
 
 def error_response(path: str, error: MlxkError, names: Mapping[str, str] | None = None) -> Response:
     """Return the answer that says so."""
-    status, headers = status_of(error), retry_headers(error)
+    status, headers = error.http_status, retry_headers(error)
     if status in _UNREAD:
         headers["connection"] = "close"
     if isinstance(error, NotJson):

@@ -12,8 +12,8 @@ from mlxk2.errors import EngineLost, MlxkError
 from mlxk2.server.engine_process import EngineHandle, StartEngine
 from mlxk2.server.host_types import FAILED, LOADING, NONE, READY, RESTARTING, HostSettings
 from mlxk2.server.problems import error_of
-from mlxk2.server.protocol import Cancel, EngineSpec, LoadFailed, Ready, RequestEvent, Status
-from mlxk2.server.ticket import LAST, Ticket
+from mlxk2.server.protocol import LAST, Cancel, EngineSpec, LoadFailed, Ready, RequestEvent, Status
+from mlxk2.server.ticket import Ticket
 from mlxk2.text import one_line
 
 LOG = logging.getLogger("mlxk2.server")

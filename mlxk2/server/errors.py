@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlxk2.errors import ContextLengthExceeded, MlxkError, UsageError
-from mlxk2.server.protocol import Problem
 
 
 class BadRequest(MlxkError):
@@ -73,21 +72,6 @@ class ClientGone(MlxkError):
     http_status = 499
 
 
-class Told(MlxkError):
-    """A problem that the engine told, with the type and the status that it told."""
-
-    type = "engine_problem"
-
-    @classmethod
-    def of(cls, problem: Problem) -> Told:
-        """Take what the engine says."""
-        told = cls(problem.message, hint=problem.hint, **dict(problem.extra))
-        told.problem = problem
-        return told
-
-    problem: Problem | None = None
-
-
 # Flags of the command line that go by another name in a request.
 _FIELDS = {
     "logprobs": "top_logprobs", "json_schema": "response_format", "regex": "response_format", "choices": "response_format",
@@ -109,23 +93,15 @@ _ANTHROPIC_TYPES = {
 }  # fmt: skip
 
 
-def status_of(error: MlxkError) -> int:
-    """Return the HTTP status of an error."""
-    told = error.problem if isinstance(error, Told) else None
-    return error.http_status if told is None else told.http_status
-
-
 def code_of(error: MlxkError) -> str:
     """Return the name that programs know an error by."""
-    told = error.problem if isinstance(error, Told) else None
-    code = error.type if told is None else told.type
-    return BadRequest.type if code == UsageError.type else code
+    return BadRequest.type if error.type == UsageError.type else error.type
 
 
 def openai_error(error: MlxkError, names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the body of an answer that says so. `names` are the request's own words for fields, and for its prompt."""
     message, param = _in_words_of_the_api(error, names or {})
-    status = status_of(error)
+    status = error.http_status
     kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code_of(error)}}
 
@@ -133,7 +109,7 @@ def openai_error(error: MlxkError, names: Mapping[str, str] | None = None) -> di
 def anthropic_error(error: MlxkError, names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the body of an answer that says so, in Anthropic's shape."""
     message, _ = _in_words_of_the_api(error, names or {})
-    status = status_of(error)
+    status = error.http_status
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}}
 
@@ -143,7 +119,7 @@ def retry_headers(error: MlxkError) -> dict[str, str]:
     seconds = error.extra.get("retry_after_s")
     if isinstance(seconds, (int, float)) and not isinstance(seconds, bool):
         return {"retry-after": str(max(1, round(seconds)))}
-    return {"retry-after": "1"} if status_of(error) in (429, 503) else {}
+    return {"retry-after": "1"} if error.http_status in (429, 503) else {}
 
 
 def bad_fields(problems: Iterable[Mapping[str, Any]], data: Any) -> BadRequest:

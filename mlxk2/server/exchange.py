@@ -14,13 +14,11 @@ from starlette.types import Receive
 from mlxk2 import errors
 from mlxk2.runner.answer import ChosenToken
 from mlxk2.runner.request import GenerationRequest
-from mlxk2.server.errors import ClientGone, Told
+from mlxk2.server.errors import ClientGone
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.protocol import (
+    LAST,
     Command,
-    Counted,
-    Embedded,
-    Failed,
     Generate,
     Over,
     Piece,
@@ -86,11 +84,9 @@ class Exchange:
         source = self.host.submit(model, make)
         try:
             async for event in source:
-                if isinstance(event, Failed):
-                    raise Told.of(event.problem)
                 self.record.note(event)
                 yield event
-                if isinstance(event, (Over, Embedded, Counted)):
+                if isinstance(event, LAST):
                     return
             raise errors.EngineLost("the answer ended before it was complete")
         finally:
@@ -101,7 +97,7 @@ class Exchange:
         events = self.events(model, make)
         try:
             async for event in events:
-                if isinstance(event, (Embedded, Counted, Over)):
+                if isinstance(event, LAST):
                     return event
         finally:
             await close(events)

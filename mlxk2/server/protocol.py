@@ -1,7 +1,7 @@
 """What the HTTP side and the engine process tell each other: frozen values that can be pickled, nothing else.
 
-The HTTP side sends Generate, Embed, Count, Cancel and Stop; the engine answers each `id` with events, of which Over, Failed,
-Embedded and Counted are the last. Ready or LoadFailed comes once, at the beginning; Status comes unasked, now and then.
+The HTTP side sends Generate, Embed, Count, Cancel and Stop; the engine answers each `id` with events, the last of which
+is one of LAST. Ready or LoadFailed comes once, at the beginning; Status comes unasked, now and then.
 """
 
 from __future__ import annotations
@@ -222,4 +222,6 @@ class Status:
 
 
 RequestEvent = Union[Begun, Piece, ToolPiece, ToolLost, Over, Failed, Embedded, Counted]
+# After one of these nothing more comes of a request.
+LAST = (Over, Failed, Embedded, Counted)
 EngineEvent = Union[Ready, LoadFailed, Status, RequestEvent]

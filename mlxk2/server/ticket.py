@@ -9,19 +9,15 @@ from typing import Union
 from mlxk2.errors import MlxkError, ReaderTooSlow
 from mlxk2.server.problems import error_of
 from mlxk2.server.protocol import (
+    LAST,
     Command,
-    Counted,
-    Embedded,
     EngineSpec,
     Failed,
-    Over,
     Piece,
     RequestEvent,
     ToolLost,
     ToolPiece,
 )
-
-LAST = (Over, Failed, Embedded, Counted)
 
 # What may wait for a reader: a long answer whole, and not an endless one.
 _MOST_EVENTS = 8192

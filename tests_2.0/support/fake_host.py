@@ -18,14 +18,15 @@ from mlxk2.events import Timing, Usage
 from mlxk2.runner.answer import ChosenToken, TokenChoice
 from mlxk2.runner.request import GenerationRequest
 from mlxk2.server.host_types import NONE, READY, HostSnapshot
+from mlxk2.server.problems import error_of
 from mlxk2.server.protocol import (
+    LAST,
     Begun,
     Command,
     Count,
     Counted,
     Embed,
     Embedded,
-    Failed,
     Generate,
     Over,
     Piece,
@@ -97,7 +98,7 @@ class FakeHost:
                 raise RuntimeError("a secret of the server")
             await _pass(self.script.pause_before_start_s)
             async for event in self._answer(command):
-                is_over = isinstance(event, (Over, Embedded, Counted, Failed))
+                is_over = isinstance(event, LAST)
                 yield event
         finally:
             self.running -= 1
@@ -121,8 +122,7 @@ class FakeHost:
             yield Piece(id, "reasoning", thought)
         for number, word in enumerate(script.words):
             if number == script.fail_after:
-                yield Failed(id, script.problem)
-                return
+                raise error_of(script.problem)
             await _pass(script.pause_s)
             yield Piece(id, "answer", word, _logprobs(word, command.request))
         for index, (call_id, name, parts) in enumerate(script.calls):

@@ -12,14 +12,12 @@ from typing import Any, Callable
 from mlxk2.runner.request import GenerationRequest, Message, Sampling
 from mlxk2.server.engine import run_engine
 from mlxk2.server.protocol import (
+    LAST,
     Begun,
     Cancel,
     Command,
-    Counted,
-    Embedded,
     EngineEvent,
     EngineSpec,
-    Failed,
     Generate,
     LoadFailed,
     Over,
@@ -32,7 +30,6 @@ from mlxk2.server.protocol import (
 from mlxk2.store.model_ref import WORKSPACE, ModelRef
 
 _PATIENCE_S = 60.0
-_LAST = (Over, Failed, Embedded, Counted)
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1.0)
 
@@ -116,8 +113,8 @@ class RunningEngine:
 
     def end(self, id: str) -> Any:
         """Return the last event of a request, which may have come already."""
-        found = next((event for event in self.of(id) if isinstance(event, _LAST)), None)
-        return found or self.wait(lambda event: isinstance(event, _LAST) and event.id == id)
+        found = next((event for event in self.of(id) if isinstance(event, LAST)), None)
+        return found or self.wait(lambda event: isinstance(event, LAST) and event.id == id)
 
     def ends(self, ids: Iterable[str]) -> list[Any]:
         return [self.end(id) for id in ids]
