@@ -32,7 +32,7 @@ class Inbox:
         with suppress(Empty):
             if wait_s > 0:
                 found.append(self._arrived.get(timeout=wait_s))
-            while True:
+            while not self._arrived.empty():
                 found.append(self._arrived.get_nowait())
         return found
 
