@@ -21,6 +21,8 @@ FIRST = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome, Italy", "
 SECOND = '<tool_call>\n{"name": "time", "arguments": {"zone": "CET"}}\n</tool_call>'
 GOOD = f"I look.\n{FIRST}\n{SECOND}"
 BROKEN = 'Hm. <tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": oops}}\n</tool_call> So it is.'
+# No reader of JSON can hold this number; behind it the limit may cut.
+HUGE = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 1e999}}\n</tool_call>'
 ARGUMENTS = '{"city": "Rome, Italy", "days": [1, 2]}'
 
 NAMES = ("weather", "time")
@@ -33,7 +35,10 @@ PARAMETERS = {"type": "object", "properties": {}}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     folder = tmp_path_factory.mktemp("models")
-    models = [scripted_model(folder / name, text, OPTIONS) for name, text in (("good", GOOD), ("broken", BROKEN))]
+    models = [
+        scripted_model(folder / name, text, OPTIONS)
+        for name, text in (("good", GOOD), ("broken", BROKEN), ("huge", HUGE))
+    ]
     with real_server(*models) as started:
         yield started
 
@@ -154,9 +159,9 @@ def of_message_events(events: list[dict[str, Any]]) -> Heard:
     return Heard(text, list(calls.values()), last["delta"]["stop_reason"], last["usage"]["output_tokens"], [])
 
 
-def limit_at(words: str) -> int:
-    """Return after how many tokens the good model has said `words`, and little more."""
-    pieces = distinct_pieces(GOOD)
+def limit_at(words: str, text: str = GOOD) -> int:
+    """Return after how many tokens a model that says `text` has said `words`, and little more."""
+    pieces = distinct_pieces(text)
     return next(count for count in range(len(pieces) + 1) if words in "".join(pieces[:count]))
 
 
@@ -216,3 +221,15 @@ def test_a_call_that_does_not_parse_is_text(server: RealServer, path: str) -> No
     assert (other.text, other.reason, other.tokens) == (BROKEN, STOPPED[path], one.tokens)
     assert other.calls == [("weather", '{"city": "Rome", "days": ')]
     assert other.states == (["incomplete"] if path == RESPONSES else [])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_number_that_no_reader_can_hold_is_in_no_call(server: RealServer, path: str) -> None:
+    one, other = whole(server, "huge", path), streamed(server, "huge", path)
+    assert (one.text, one.calls, one.reason) == (HUGE, [], STOPPED[path])
+    assert (other.text, other.reason) == (HUGE, STOPPED[path])
+    assert other.calls == [("weather", '{"city": "Rome", "days": 1e999')]
+    cut = whole(server, "huge", path, max_tokens=limit_at("1e999}", HUGE))
+    assert (cut.text, cut.reason) == ("", CUT[path])
+    assert cut.calls == [("weather", "{}" if path == MESSAGES else '{"city": "Rome", "days": 1e999}')]
+    assert cut.states == (["incomplete"] if path == RESPONSES else [])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -77,7 +79,20 @@ def strict(text: str) -> Any:
     def refuse(word: str) -> Any:
         raise ValueError(word)
 
-    return json.loads(text, parse_constant=refuse)
+    def finite(word: str) -> float:
+        return refuse(word) if float(word) in (float("inf"), float("-inf")) else float(word)
+
+    return json.loads(text, parse_constant=refuse, parse_float=finite)
+
+
+def seconds(work: Callable[[int], None], size: int) -> float:
+    """The least of three runs, in CPU time of this process."""
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        work(size)
+        taken.append(time.process_time() - start)
+    return min(taken)
 
 
 class TestJsonPrefix:
@@ -126,6 +141,28 @@ class TestJsonPrefix:
         assert complete_part('{"a": "x", "b": [1, 23, "y') == {"a": "x", "b": [1, 23]}
         assert complete_part('{"a": {"b": tr') == {"a": {}}
         assert complete_part("") is None
+        assert complete_part('{"a": "\\\\", "b": "\\"", "c": "\\') == {"a": "\\", "b": '"'}
+
+    @pytest.mark.parametrize("value", ["1e999", "-1e999", "[1, 2e400]", "9" * 5000])
+    def test_a_number_that_no_reader_can_hold_is_none(self, value: str) -> None:
+        if value.isdigit() and not hasattr(sys, "get_int_max_str_digits"):
+            pytest.skip("this Python reads whole numbers of any length")
+        assert not is_json(f'{{"a": {value}}}')
+        assert complete_part(f'{{"a": {value}, "b') is None
+        text = f'<tool_call>{{"name": "weather", "arguments": {{"a": {value}}}}}</tool_call>'
+        assert seen(MarkedReader(JSON, TOOLS), text) == Seen(text, (("weather", f'{{"a": {value}'),), (0,), 0)
+        assert seen(MarkedReader(JSON, TOOLS), GOOD + text) == Seen(text, (("weather", ROME),), (), 1)
+
+    @pytest.mark.parametrize("depth", [150, 250, 100_000])
+    def test_what_no_reader_can_follow_is_none(self, depth: int) -> None:
+        arguments = '{"a": ' + "[" * depth + "]" * depth + "}"
+        call = f'<tool_call>{{"name": "weather", "arguments": {arguments}}}</tool_call>'
+        text = f'<tool_call>{{"name": "weather", "arguments": {json.dumps(arguments)}}}</tool_call>'
+        for said in (call, text):
+            found = seen(MarkedReader(JSON, TOOLS), said)
+            assert (found.complete, found.text) == ((1, "") if depth == 150 else (0, said))
+        # Of what is cut it is the part that can be followed.
+        json.dumps(complete_part(arguments[: depth + 10]))
 
 
 FRAGMENTS = [GOOD, TIME, "<tool_call>", "</tool_call>", '{"name": "weather", "arguments": ', '{"city": "x', '"', "}", "{",
@@ -241,6 +278,19 @@ class TestEndless:
         assert reader.feed(TWO[:40]) and not reader.is_over
         assert reader.feed(TWO[40:]) == (CallPart(0, None, None, "}"),) and reader.is_over
 
+    @pytest.mark.parametrize(
+        "refused",
+        ['nope[ARGS]{"a": 1}', 'nope[ARGS]{"a": "[TOOL_CALLS]weather[ARGS]{}"}', "nope[ARGS]{} So.", "weather[ARGS]Rome",
+         'nope[ARGS]{"a": ', 'nope[ARGS]{"a": x "'],
+    )  # fmt: skip
+    def test_a_call_of_no_tool_does_not_swallow_those_behind_it(self, refused: str) -> None:
+        refused = f"[TOOL_CALLS]{refused}"
+        for pieces in ([refused, TWO], refused + TWO):
+            found = seen(MarkedReader(self.FORMAT, TOOLS), pieces)
+            assert found == Seen(refused, (("weather", ROME), ("time", '{"zone": "[TOOL_CALLS]"}')), (), 2)
+        found = seen(MarkedReader(self.FORMAT, TOOLS), TWO[:41] + refused + TWO)
+        assert (found.text, found.complete) == (refused, 3)
+
     def test_what_is_cut_or_broken_is_as_with_other_marks(self) -> None:
         assert seen(MarkedReader(self.FORMAT, TOOLS), TWO[:38], is_cut=True).calls == (("weather", '{"city": "Rom'),)
         broken = "[TOOL_CALLS]weather[ARGS]{city: 1}"
@@ -282,6 +332,13 @@ class TestWhole:
     @pytest.mark.parametrize("text", ["Sun", '{"city"', '{"name": "Bob"', "<|python_tag|>print"])
     def test_what_is_no_call_is_shown_at_once(self, text: str) -> None:
         assert WholeReader(TOOLS).feed(text) == (text,)
+
+    def test_what_is_long_before_it_is_known_is_told_all_the_same(self) -> None:
+        space = " " * 3000
+        for pieces in ([f"{space}<|python_tag|>{space}", CALL], space + "<|python_tag|>" + space + CALL):
+            assert seen(WholeReader(TOOLS), pieces) == Seen("", (("weather", ROME),), (), 1)
+        for text in (space, '{"name": "' + "x" * 3000 + '"}', "{" + space + '"type": 1}'):
+            assert seen(WholeReader(TOOLS), [text]) == seen(WholeReader(TOOLS), text) == Seen(text, (), (), 0)
 
     def test_more_behind_the_call_makes_it_none(self) -> None:
         found = seen(WholeReader(TOOLS), f"{CALL}; {CALL}")
@@ -380,6 +437,18 @@ class TestHarmony:
         assert (thoughts, found.complete) == ("", 0)
         assert f"to=functions.{name}" in found.text and arguments in found.text
 
+    def test_what_no_object_follows_is_shown_at_once(self) -> None:
+        splitter = BY_NAME["harmony"].with_calls().splitter("<|start|>assistant")
+        reader = MarkedReader(HARMONY, TOOLS)
+        said = ""
+        for char in "<|channel|>commentary to=functions.weather<|message|> Rome":
+            said += "".join(
+                part if isinstance(part, str) else "(part of a call)"
+                for _, text in splitter.feed(char)
+                for part in reader.feed(text)
+            )
+        assert said.startswith("<|start|>assistant to=functions.weather") and said.endswith("Rome")
+
     def test_a_call_without_arguments_is_one(self) -> None:
         assert in_harmony("<|channel|>commentary to=functions.time<|message|><|call|>")[1].calls == (("time", "{}"),)
 
@@ -388,3 +457,66 @@ class TestHarmony:
             f"<|channel|>commentary to=browser.search<|message|>{ROME}{NEXT}<|channel|>final<|message|>a"
         )
         assert (thoughts, found.text, found.calls) == (ROME, "a", ())
+
+
+def long_arguments(size: int) -> None:
+    reader = MarkedReader(JSON, TOOLS)
+    for piece in ['<tool_call>{"name": "weather", "arguments": {"city": "', *["ab"] * size, '"}}', "</tool_call>"]:
+        reader.feed(piece)
+    assert reader.calls == 1
+
+
+def long_second_call(size: int) -> None:
+    reader = MarkedReader(JSON, TOOLS)
+    for piece in [GOOD, '<tool_call>{"name": "time", "arguments": {"a": [', *["1,"] * size, "1]}}</tool_call>"]:
+        reader.feed(piece)
+    assert reader.calls == 2
+
+
+def long_call_of_another_form(size: int) -> None:
+    reader = MarkedReader(ToolFormat("code", "<call>", "</call>", lambda text, tools: {"name": "time"}), TOOLS)
+    for piece in ["<call>", *["ab"] * size, "</call>"]:
+        reader.feed(piece)
+    assert reader.calls == 1
+
+
+def long_whole_answer(size: int) -> None:
+    reader = WholeReader(TOOLS)
+    for piece in ['{"parameters": {"city": "', *["ab"] * size, '"}, "name": "weather"}']:
+        reader.feed(piece)
+    reader.finish()
+    assert reader.calls == 1
+
+
+def long_space(size: int) -> None:
+    for reader in (WholeReader(TOOLS), MarkedReader(JSON, TOOLS)):
+        for char in "\n" * size:
+            reader.feed(char)
+        reader.finish()
+
+
+def long_name(size: int) -> None:
+    reader = MarkedReader(HARMONY, TOOLS)
+    for piece in [HARMONY.start, *["ab"] * size, HARMONY.end]:
+        reader.feed(piece)
+    assert reader.calls == 0
+
+
+@pytest.mark.parametrize(
+    "work", [long_arguments, long_second_call, long_call_of_another_form, long_whole_answer, long_space, long_name]
+)
+def test_time_is_linear(work: Callable[[int], None]) -> None:
+    """Eight times the text takes some eight times as long; quadratic work would take sixty-four times."""
+    assert seconds(work, 80_000) < 30 * seconds(work, 10_000)
+
+
+def test_a_name_that_does_not_end_costs_little() -> None:
+    assert seconds(long_name, 1_000) < 5 * seconds(long_second_call, 1_000) + 0.05
+
+
+@pytest.mark.parametrize("part", ["[", '{"a":', "[[],", '"x", '])
+def test_the_complete_part_is_found_in_linear_time(part: str) -> None:
+    def work(size: int) -> None:
+        complete_part("[" + part * size)
+
+    assert seconds(work, 80_000) < 30 * seconds(work, 10_000)

@@ -8,18 +8,12 @@ from typing import Callable
 
 from mlxk2.events import ANSWER, REASONING
 
+from ..harmony_marks import CALL, CALL_ARGUMENTS, CALL_START, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, ROLE, START
 from .channels import WHITESPACE, MarkerSplitter, ReasoningFormat, Splitter, ends_with_marker
 
-# Source: https://cookbook.openai.com/articles/openai-harmony
-_START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
-_ENDS = ("<|end|>", "<|return|>", "<|call|>")
-_MARKERS = (_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_ENDS)
+_ENDS = (END, RETURN, CALL)
+_MARKERS = (START, CHANNEL, CONSTRAIN, MESSAGE, *_ENDS)
 
-_ROLE = "assistant"
-
-# How a call is written in the answer, in whatever order its header came.
-CALL_HEADER = _START + _ROLE + " to=functions.{}" + _CHANNEL + "commentary " + _CONSTRAIN + "json" + _MESSAGE
-CALL_END = "<|call|>"
 _CHANNELS = {"analysis": REASONING, "commentary": REASONING, "final": ANSWER}
 _CHANNEL_NAME = re.compile("|".join(_CHANNELS))
 
@@ -50,30 +44,30 @@ class Harmony(ReasoningFormat):
 
     def is_open(self, prompt_text: str) -> bool:
         """Return whether the prompt ends where a message of the model begins, or within its reasoning."""
-        return ends_with_marker(prompt_text, (_START + _ROLE,)) or _open_channel(prompt_text) == REASONING
+        return ends_with_marker(prompt_text, (START + ROLE,)) or _open_channel(prompt_text) == REASONING
 
     def is_in_vocabulary(self, is_token: Callable[[str], bool]) -> bool:
         """Return whether the marks of a header are tokens."""
-        return is_token(_CHANNEL) and is_token(_MESSAGE)
+        return is_token(CHANNEL) and is_token(MESSAGE)
 
     def is_in_template(self, template: str) -> bool:
         """Return whether the template writes the marks of a header."""
-        return _CHANNEL in template and _MESSAGE in template
+        return CHANNEL in template and MESSAGE in template
 
 
 FORMAT = Harmony(
     name="harmony",
-    openers=tuple(f"{_CHANNEL}{name}{_MESSAGE}" for name, channel in _CHANNELS.items() if channel == REASONING),
-    answer_marker=f"{_CHANNEL}final{_MESSAGE}",
+    openers=tuple(f"{CHANNEL}{name}{MESSAGE}" for name, channel in _CHANNELS.items() if channel == REASONING),
+    answer_marker=f"{CHANNEL}final{MESSAGE}",
 )
 
 
 def _open_channel(prompt_text: str) -> str | None:
     """The channel of the message that the prompt opens with its last words; None if it opens none."""
-    if not ends_with_marker(prompt_text, (_MESSAGE,)):
+    if not ends_with_marker(prompt_text, (MESSAGE,)):
         return None
-    header = prompt_text[-_LONGEST_HEADER:].rpartition(_START)[2].rpartition(_MESSAGE)[0]
-    return _Header(tuple(re.split(f"({re.escape(_CHANNEL)}|{re.escape(_CONSTRAIN)})", header))).channel
+    header = prompt_text[-_LONGEST_HEADER:].rpartition(START)[2].rpartition(MESSAGE)[0]
+    return _Header(tuple(re.split(f"({re.escape(CHANNEL)}|{re.escape(CONSTRAIN)})", header))).channel
 
 
 class _Header:
@@ -90,9 +84,9 @@ class _Header:
     def add(self, piece: str) -> None:
         """Take the next piece."""
         self.length += len(piece)
-        if piece == _CHANNEL:
+        if piece == CHANNEL:
             self._label, self._constraint = [], None
-        elif piece == _CONSTRAIN:
+        elif piece == CONSTRAIN:
             self._constraint = []
         elif self._constraint is not None:
             self._constraint.append(piece)
@@ -117,7 +111,7 @@ class _Header:
         What can be the beginning of a true header is no text.
         """
         if self._label is None:
-            name, rest = None, _without_beginning("".join(self._role), (_ROLE,))
+            name, rest = None, _without_beginning("".join(self._role), (ROLE,))
         else:
             label = "".join(self._label).lstrip(WHITESPACE)
             found = _CHANNEL_NAME.match(label)
@@ -180,17 +174,17 @@ class HarmonySplitter(MarkerSplitter):
             self._take_marker_in_answer(marker)
         elif marker in _ENDS:
             self._leave()
-        elif marker == _MESSAGE:
+        elif marker == MESSAGE:
             self._begin_message()
-        elif self._header is not None and marker != _START:
+        elif self._header is not None and marker != START:
             self._header.add(marker)
-        elif marker != _CONSTRAIN:
+        elif marker != CONSTRAIN:
             self._begin_header(marker)
 
     def _take_marker_in_answer(self, marker: str) -> None:
         if marker in _ENDS:
             self._writer.write_closer(marker)
-        elif marker == _START and self._writer.is_ending:
+        elif marker == START and self._writer.is_ending:
             self._begin_header(marker)
         else:
             self._writer.write(marker)
@@ -227,11 +221,11 @@ class HarmonySplitter(MarkerSplitter):
             self._writer.write(early)
 
     def _begin_header(self, marker: str) -> None:
-        in_reasoning = marker == _CHANNEL and self._channel == REASONING
+        in_reasoning = marker == CHANNEL and self._channel == REASONING
         early = "".join(self._early)
         self._leave_for_header()
         self._fallback = REASONING if in_reasoning else ANSWER
-        self._header = _Header((early, marker) if marker == _CHANNEL else ())
+        self._header = _Header((early, marker) if marker == CHANNEL else ())
 
     def _begin_message(self) -> None:
         if self._channel is not None:
@@ -240,14 +234,14 @@ class HarmonySplitter(MarkerSplitter):
         self._open(ANSWER if self._header is None or function else self._header.channel)
         if function:
             self._is_call = True
-            self._writer.write(CALL_HEADER.format(function))
+            self._writer.write(CALL_START + function + CALL_ARGUMENTS)
 
     def _end_call(self) -> None:
         """Close a call; what the model closed it with, if anything, may be another marker."""
         if self._is_call:
             self._is_call = False
             self._writer.end()
-            self._writer.write(CALL_END)
+            self._writer.write(CALL)
 
     def _leave_for_header(self) -> None:
         if "".join(self._early).lstrip(WHITESPACE).startswith("to="):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
+
+from mlxk2.runner import json_answer
 
 _SPACE, _DIGITS, _HEX = " \t\n\r", "0123456789", "0123456789abcdefABCDEF"
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 
+# Strings, the last of which may be cut, and single characters.
+_PIECES = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[^"]', re.DOTALL)
+
 _NUMBERS = ("zero", "digits", "fraction", "power")
+# What is nested deeper, no reader of JSON need follow: Python's gives up at some hundreds.
+_DEEPEST = 200
+
 _OPENERS, _CLOSERS = {"{": "first key", "[": "first item"}, {"}": "{", "]": "["}
 
 
@@ -54,8 +61,9 @@ _IN_STRING = frozenset(state for state in _MOVES if state.startswith(("string", 
 
 
 class JsonPrefix:
-    """Follows one object or array; with `inside` the rest of an object, behind the value of one of its members.
+    """Follows one object or array, nested no deeper than its readers can follow.
 
+    With `inside` it is the rest of an object, behind the value of one of its members.
     `is_over` once it is complete; `is_wrong` once a character came that cannot be there.
     """
 
@@ -96,7 +104,7 @@ class JsonPrefix:
         return self._take_structure(state, char)
 
     def _take_structure(self, state: str, char: str) -> bool:
-        if char in _OPENERS and state in ("value", "first item"):
+        if char in _OPENERS and state in ("value", "first item") and len(self._open) < _DEEPEST:
             self._open.append(char)
             self._state = _OPENERS[char]
             return True
@@ -115,24 +123,33 @@ class JsonPrefix:
 
 
 def is_json(text: str) -> bool:
-    """Return whether a text is one JSON object or array, complete."""
+    """Return whether a text is one JSON object or array, complete, with numbers that every reader can hold."""
     follower = JsonPrefix()
-    return follower.read(text, 0) == len(text) and follower.is_over
+    if follower.read(text, 0) < len(text) or not follower.is_over:
+        return False
+    try:
+        json_answer.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def complete_part(text: str) -> Any:
-    """Return the value of JSON that was cut: all members of it that are complete."""
-    json_text, end, brackets = JsonPrefix(), 0, ""
-    for at, char in enumerate(text):
-        if json_text.read(char, 0) == 0:
+    """Return the value of JSON that was cut: all members of it that are complete. None where they cannot be read."""
+    json_text, end, depth = JsonPrefix(), 0, 0
+    for piece in _PIECES.finditer(text):
+        if json_text.read(piece.group(), 0) < len(piece.group()):
             break
         state = json_text._state
-        if char == "," and state in ("next key", "value"):
-            end, brackets = at, "".join(json_text._open)
+        if state in ("next key", "value") and piece.group() == ",":
+            end, depth = piece.start(), len(json_text._open)
         elif state in ("after", *_OPENERS.values()):
-            end, brackets = at + 1, "".join(json_text._open)
+            end, depth = piece.end(), len(json_text._open)
     closers = {opener: closer for closer, opener in _CLOSERS.items()}
     try:
-        return json.loads(text[:end] + "".join(closers[bracket] for bracket in reversed(brackets)))
-    except (ValueError, RecursionError):
+        # A bracket that closes is always noted, so those that were open there are still the first ones.
+        return json_answer.parse(
+            text[:end] + "".join(closers[bracket] for bracket in reversed(json_text._open[:depth]))
+        )
+    except ValueError:
         return None

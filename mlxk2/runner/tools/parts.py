@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
 
+from .json_prefix import is_json
+
 
 @dataclass(frozen=True)
 class CallPart:
@@ -65,4 +67,6 @@ def _parsed(call: Any) -> ParsedCall:
     if not isinstance(arguments, Mapping):
         raise ValueError("the arguments are no object")
     text = json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False)
+    if not is_json(text):
+        raise ValueError("the arguments are nested too deeply")
     return ParsedCall(name, text, own_id if isinstance(own_id, str) and own_id else None)

@@ -14,7 +14,7 @@ from typing import Protocol
 from mlxk2.runner.markers import MarkerFinder
 
 from .format import PARSER_FAILURES, ToolFormat, Tools
-from .json_call import JSON_OBJECT, JsonCall
+from .json_call import JSON_OBJECT, LONGEST_HEAD, JsonCall
 from .parts import CallLost, CallPart, ParsedCall, Told, new_call_id, parsed_calls
 
 _TAG = "<|python_tag|>"
@@ -50,7 +50,8 @@ class MarkedReader:
         self._finder = MarkerFinder(marker for marker in (format.start, format.end) if marker)
         self._call: JsonCall | None = None
         self._is_text_only = False
-        self._space = ""
+        # White space that has not been told: it may be what stands before a call.
+        self._space: list[str] = []
 
     def feed(self, text: str) -> tuple[Told, ...]:
         """Return what can be told now that `text` has come."""
@@ -71,12 +72,16 @@ class MarkedReader:
         told = [] if is_ending else list(self._text(held))
         if call is not None:
             told += self._end(call) if is_cut else self._close(call, "")
-        if self._space and not self.calls:
-            told.append(self._space)
+        space = self._take_space()
+        if space and not self.calls:
+            told.append(space)
         return tuple(told)
 
     def _marker(self, marker: str) -> tuple[Told, ...]:
         call = self._call
+        if call is not None and call.is_refused and not self._format.end and not call.is_in_string:
+            # Nothing else ends it.
+            call = self._call = None
         if call is None:
             if marker != self._format.start or self._is_text_only:
                 return self._text(marker)
@@ -90,17 +95,25 @@ class MarkedReader:
     def _text(self, text: str) -> tuple[Told, ...]:
         if self._call is not None:
             return self._call_text(self._call, text)
-        said = self._space + text
-        kept = said if self._is_text_only else said.rstrip()
-        self._space = said[len(kept) :]
+        kept = text if self._is_text_only else text.rstrip()
+        space = text[len(kept) :]
+        if kept:
+            kept = self._take_space() + kept
+        self._space.append(space)
         return (kept,) if kept else ()
 
+    def _take_space(self) -> str:
+        space = "".join(self._space)
+        self._space.clear()
+        return space
+
     def _call_text(self, call: JsonCall, text: str) -> tuple[Told, ...]:
-        if call.is_refused:
-            return (text,) if text else ()
         if self._format.shape is None:
-            call.text += text
+            call.add(text)
             return ()
+        if call.is_refused:
+            call.feed(text)
+            return (text,) if text else ()
         parts: tuple[Told, ...] = call.feed(text)
         if call.is_refused:
             return (*parts, *self._no_call(call, ""))
@@ -134,12 +147,11 @@ class MarkedReader:
         if call.name is None or call.is_refused or call.is_whole():
             return self._close(call, "")
         self._call = None
-        self._space = ""
+        self._space.clear()
         return call.remaining()
 
     def _no_call(self, call: JsonCall, end: str) -> tuple[Told, ...]:
-        raw = self._space + self._format.start + call.text + end
-        self._space = ""
+        raw = self._take_space() + self._format.start + call.text + end
         if not call.is_told:
             return (raw,)
         self._is_text_only = True
@@ -155,7 +167,7 @@ class MarkedReader:
 
     def _count(self, calls: int) -> None:
         self.calls += calls
-        self._space = ""
+        self._space.clear()
         self.is_over = self._one_call
 
 
@@ -166,18 +178,22 @@ class WholeReader:
         self.calls = 0
         self.is_over = False
         self._names = _names(tools)
-        self._before = ""
+        self._said: list[str] = []
         self._call = JsonCall(0, self._names, JSON_OBJECT, tells=True)
-        self._is_text = False
+        self._is_text = self._has_begun = self._has_tag = self._is_decided = False
+        # What came last, as long as it may be the beginning of the tag; then the call's, until that is decided.
+        self._opening = ""
 
     def feed(self, text: str) -> tuple[Told, ...]:
         """Return what can be told now that `text` has come."""
         if self._is_text:
             return (text,) if text else ()
-        if not self._call.text:
+        self._said.append(text)
+        if not self._has_begun:
             text = self._begin(text)
+            self._has_begun = bool(text)
         told = self._call.feed(text)
-        return (*told, *self._no_call()) if self._call.is_refused or not self._may_be_call() else told
+        return (*told, *self._no_call()) if self._call.is_refused or not self._may_be_call(text) else told
 
     def finish(self, *, is_cut: bool = False) -> tuple[Told, ...]:
         """Return what was held back, now that no more text will come; with `is_cut` more would have come."""
@@ -195,20 +211,23 @@ class WholeReader:
 
     def _begin(self, text: str) -> str:
         """Return what comes behind the tag with which Llama may begin; nothing while that may still come."""
-        self._before += text
-        said = self._before.lstrip()
-        if _TAG.startswith(said):
-            return ""
-        begun = said[len(_TAG) :].lstrip() if said.startswith(_TAG) else said
-        self._before = self._before[: len(self._before) - len(begun)]
-        return begun
+        said, self._opening = (self._opening + text).lstrip(), ""
+        if not self._has_tag and said.startswith(_TAG):
+            self._has_tag, said = True, said[len(_TAG) :].lstrip()
+        if not self._has_tag and _TAG.startswith(said):
+            self._opening, said = said, ""
+        return said
 
-    def _may_be_call(self) -> bool:
-        """Whether what has come may be the beginning of a call: what cannot is shown as it comes."""
-        said = re.sub(r"^\{\s*", "{", self._call.text)
+    def _may_be_call(self, text: str) -> bool:
+        """Whether what has come, `text` last, may be the beginning of a call: what cannot is shown as it comes."""
+        if self._is_decided or not self._has_begun:
+            return True
+        self._opening += text
+        said = re.sub(r"^\{\s*", "{", self._opening[:LONGEST_HEAD])
         if not any(said.startswith(key) or key.startswith(said) for key in _FIRST_KEYS):
             return False
         name = _NAME.match(said)
+        self._is_decided = len(self._opening) >= LONGEST_HEAD or name is not None or said.startswith(_FIRST_KEYS[1:])
         return name is None or name.group(1) in self._names
 
     def _parsed(self) -> ParsedCall | None:
@@ -220,7 +239,7 @@ class WholeReader:
 
     def _no_call(self) -> tuple[Told, ...]:
         self._is_text = True
-        raw = self._before + self._call.text
+        raw = "".join(self._said)
         if self._call.is_told:
             return (CallLost(0, raw),)
         return (raw,) if raw else ()

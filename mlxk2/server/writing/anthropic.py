@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlxk2.errors import MlxkError
 from mlxk2.events import Usage
+from mlxk2.runner import json_answer
 from mlxk2.runner.tools import complete_part
 from mlxk2.server.errors import anthropic_error
 from mlxk2.server.exchange import Collected, Numbered
@@ -90,8 +90,8 @@ def _delta(event: Grown) -> dict[str, Any]:
 def _input(arguments: str) -> Any:
     """Return the arguments as a value; of cut ones the members that are complete, as a client reads them in a stream."""
     try:
-        return json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
+        return json_answer.parse(arguments or "{}")
+    except ValueError:
         return complete_part(arguments) or {}
 
 
