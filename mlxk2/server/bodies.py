@@ -1,16 +1,25 @@
-"""How much may be read of requests that do not stand in line yet: as many as may wait, and not without end."""
+"""How much may be read of requests that do not stand in line yet, as many as may wait and not without end; and where."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Callable
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, Callable, TypeVar
 
 from mlxk2.errors import QueueFull
 from mlxk2.server.host_types import HostLike
 
+Result = TypeVar("Result")
+
 # Largest bodies that may be in memory side by side.
 _SIDE_BY_SIDE = 8
+
+# Larger bodies are understood in a thread, so that others need not wait; and few at a time.
+_LARGE_BYTES = 256 * 1024
+_MOST_THREADS = 2
 
 
 class Bodies:
@@ -19,6 +28,7 @@ class Bodies:
     def __init__(self, host: HostLike, largest_bytes: int) -> None:
         self._host, self._most_bytes = host, _SIDE_BY_SIDE * largest_bytes
         self._count = self._bytes = 0
+        self._threads = asyncio.Semaphore(_MOST_THREADS)
 
     @contextmanager
     def place(self) -> Iterator[Callable[[int], None]]:
@@ -46,3 +56,38 @@ class Bodies:
         finally:
             self._count -= 1
             self._bytes -= own
+
+    async def work(self, size: int, work: Callable[..., Result], *given: Any) -> Result:
+        """Return what `work` makes of what is `given`, which has so many bytes. Raises: what `work` raises."""
+        if size <= _LARGE_BYTES:
+            return work(*given)
+        await self._threads.acquire()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        # The threads that names are looked up in stay free for that; and the end of the process waits for none of these.
+        thread = threading.Thread(target=self._run, args=(loop, future, partial(work, *given)), daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            self._threads.release()
+            raise
+        return await future
+
+    def _run(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Result], work: Callable[[], Result]) -> None:
+        made, problem = None, None
+        try:
+            made = work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again where the request is answered
+            problem = error
+        # A loop that is closed has nobody left to tell.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._tell, future, made, problem)
+
+    def _tell(self, future: asyncio.Future[Any], made: Any, problem: BaseException | None) -> None:
+        self._threads.release()
+        if future.cancelled():
+            return
+        if problem is None:
+            future.set_result(made)
+        else:
+            future.set_exception(problem)

@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any, Callable, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
-from mlxk2.runner.json_answer import finite, no_constant
 from mlxk2.server.errors import BadRequest, BodyTooLarge, BodyTooSlow, ClientGone, NotJson, bad_fields
 from mlxk2.server.settings import ServerSettings
+from mlxk2.server.strict_json import DEEPEST, NotAlike, parse
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-_DEEPEST = 64
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
 
-# Larger bodies are parsed in a thread, so that others need not wait.
-_LARGE_BYTES = 256 * 1024
+# As many token ids as no model reads, and little enough that what parses them, all at once, holds up nobody for long.
+_MOST_VALUES = 2**20
 
 
-async def read_body(
-    request: Request, schema: type[Schema], settings: ServerSettings, take: Callable[[int], None]
-) -> Schema:
-    """Return the request's body as a value of `schema`; `take` is told the size of each part, and may raise.
+async def read_body(request: Request, settings: ServerSettings, take: Callable[[int], None]) -> bytes:
+    """Return the request's body as it came; `take` is told the size of each part, and may raise.
 
-    Raises: NotJson, BodyTooLarge, BodyTooSlow, BadRequest naming the field, ClientGone.
+    Raises: NotJson, BodyTooLarge, BodyTooSlow, ClientGone.
     """
     _check_kind(request.headers)
     try:
-        raw = await asyncio.wait_for(_read(request, settings.max_body_bytes, take), settings.body_timeout_s)
+        return await asyncio.wait_for(_read(request, settings.max_body_bytes, take), settings.body_timeout_s)
     except asyncio.TimeoutError as error:
         raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout_s:g} s") from error
     except ClientDisconnect as error:
         raise ClientGone("the client went away") from error
-    if len(raw) > _LARGE_BYTES:
-        return await asyncio.to_thread(_understood, raw, schema)
-    return _understood(raw, schema)
 
 
 def _check_kind(headers: Headers) -> None:
@@ -75,8 +68,9 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {limit} bytes")
 
 
-def _understood(raw: bytes, schema: type[Schema]) -> Schema:
-    data = parse_json(raw)
+def understood(raw: bytes, schema: type[Schema]) -> Schema:
+    """Return a body as a value of `schema`. Raises: BadRequest naming the field."""
+    data = _parsed(raw)
     if not isinstance(data, dict):
         raise BadRequest("the body must be a JSON object")
     try:
@@ -86,46 +80,31 @@ def _understood(raw: bytes, schema: type[Schema]) -> Schema:
     return value
 
 
-def parse_json(raw: bytes) -> Any:
-    """Return the value. Raises: BadRequest where it is no JSON, or none that every reader understands alike."""
+def _parsed(raw: bytes) -> Any:
+    if _has_too_many(raw):
+        raise BadRequest(f"the body has more than {_MOST_VALUES} values")
     try:
-        text = raw.decode("utf-8")
+        return parse(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not valid UTF-8, at byte {error.start}") from None
-    try:
-        data = json.loads(text, parse_constant=no_constant, parse_float=finite, object_pairs_hook=_without_twins)
-        _check_depth(data)
-        if "\\" in text:
-            # Escapes can write half of a character that needs two.
-            json.dumps(data, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        raise BadRequest(f"the body is nested more than {_DEEPEST} levels deep") from None
-    except UnicodeEncodeError:
-        raise BadRequest("the body has escapes that are no characters (lone surrogates)") from None
-    except ValueError as error:
-        raise BadRequest(f"the body is no JSON: {str(error)[:200]}") from None
-    return data
+    except NotAlike as error:
+        raise BadRequest(f"the body {error}") from None
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Which of two values counts is up to the reader; so none does."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in made if names.count(name) > 1)
-        raise BadRequest(f"the body has an object with two values for {twin[:80]!r}")
-    return made
-
-
-def _check_depth(data: Any) -> None:
-    level = [data]
-    for _ in range(_DEEPEST):
-        level = [part for value in level for part in _parts(value)]
-        if not level:
-            return
-    raise RecursionError
-
-
-def _parts(value: Any) -> list[Any]:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [child for child in children if isinstance(child, (dict, list))]
+def _has_too_many(raw: bytes) -> bool:
+    """Whether there are too many values to be parsed: commas count, as far as they are in no text."""
+    if raw.count(b",") < _MOST_VALUES:
+        return False
+    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    commas = texts = end = 0
+    # Where there are more texts than commas allow it is no JSON, and whoever parses it finds that at once.
+    while commas < _MOST_VALUES and texts <= 2 * (commas + DEEPEST):
+        start = bare.find(b'"', end)
+        if start < 0:
+            return commas + bare.count(b",", end) >= _MOST_VALUES
+        commas += bare.count(b",", end, start)
+        end = bare.find(b'"', start + 1) + 1
+        texts += 1
+        if end == 0:
+            return False
+    return commas >= _MOST_VALUES

@@ -83,6 +83,8 @@ _OF_THE_MODEL = frozenset({
 TOO_LONG = ContextLengthExceeded.type
 _NAMED = re.compile(r"(prompt|suffix|messages|tools|tool_choice|input): ")
 _FLAG = re.compile(r"--([a-z][a-z-]*[a-z])")
+# Of what a client calls a field, which can be anything.
+_LONGEST_NAME = 80
 
 _OPENAI_TYPES = {
     401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 499: "request_cancelled",
@@ -128,7 +130,7 @@ def bad_fields(problems: Iterable[Mapping[str, Any]], data: Any) -> BadRequest:
     deepest = max(len(path) for path, _ in found)
     path = next(path for path, _ in found if len(path) == deepest)
     words = dict.fromkeys(words for other, words in found if other == path)
-    name = ".".join(map(str, path))
+    name = ".".join(str(part)[:_LONGEST_NAME] for part in path)
     return BadRequest(f"{name or 'the body'}: {' or '.join(words)}", param=name or None)
 
 
@@ -150,7 +152,7 @@ def field_path(problem: Mapping[str, Any], data: Any) -> tuple[Any, ...]:
 def _problem_words(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return "this field is not supported"
-    words = str(problem["msg"])
+    words = str(problem["msg"]).replace(" after validation", "")
     words = words[len("Value error, ") :] if words.startswith("Value error, ") else words
     return words[:1].lower() + words[1:]
 

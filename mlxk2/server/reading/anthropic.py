@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from mlxk2.runner.request import GenerationRequest, Message, ToolCall
 from mlxk2.server.errors import BadRequest
 from mlxk2.server.schemas.anthropic import AnthropicMessage, Block, CountRequest, MessagesRequest
+from mlxk2.server.schemas.strict import Items
 from mlxk2.server.settings import ServerSettings
 
 from . import tools
@@ -20,7 +21,7 @@ from .sampling import budget_of, sampling_of, stops_of
 
 NAMES = {"stop": "stop_sequences"}
 _EFFORTS = {"xhigh": "high", "max": "high"}
-_RESULT = TypeAdapter(list[Block])
+_RESULT: TypeAdapter[list[Block]] = TypeAdapter(Items[Block])
 _EACH = ("type", "cache_control")
 _FIELDS = {
     "text": (*_EACH, "text", "citations"),

@@ -6,13 +6,15 @@ from typing import Union
 
 from mlxk2.runner.request import GenerationRequest
 from mlxk2.server.errors import TOO_LONG, BadRequest
-from mlxk2.server.schemas.openai_text import CompletionRequest, Texts
+from mlxk2.server.schemas.openai_text import CompletionRequest, EmbeddingRequest, TextsValue
 from mlxk2.server.settings import ServerSettings
 
 from .sampling import budget_of, choices_of, count_of, sampling_of, stops_of
 
 NAMES = {"logprobs": "logprobs", TOO_LONG: "prompt"}
 _MOST_PROMPTS = 256
+# As many as OpenAI's API takes.
+_MOST_INPUTS = 2048
 _LARGEST_ID = 2**31 - 1
 Text = Union[str, tuple[int, ...]]
 
@@ -22,7 +24,7 @@ def read_completions(body: CompletionRequest, settings: ServerSettings) -> list[
     count = count_of(body.n, settings)
     if body.best_of is not None and body.best_of != count:
         raise BadRequest("best_of: not supported unless it is n", param="best_of")
-    prompts = texts_of(body.prompt, "prompt")
+    prompts = _texts_of(body.prompt, "prompt", _MOST_PROMPTS // count)
     _check_extras(body, prompts)
     requests = []
     for prompt in prompts:
@@ -36,17 +38,21 @@ def read_completions(body: CompletionRequest, settings: ServerSettings) -> list[
             top_logprobs=body.logprobs,
         )
         requests += choices_of(request, count)
-    if len(requests) > _MOST_PROMPTS:
-        raise BadRequest(f"prompt: {len(requests)} answers at once, {_MOST_PROMPTS} at most", param="prompt")
     return requests
 
 
-def texts_of(given: Texts, name: str) -> list[Text]:
-    """Return the texts, or the ids, of one or several prompts. Raises: BadRequest."""
+def read_inputs(body: EmbeddingRequest, settings: ServerSettings) -> tuple[Text, ...]:
+    """Return the texts to embed, as they are or as ids. Raises: BadRequest."""
+    return tuple(_texts_of(body.input, "input", _MOST_INPUTS))
+
+
+def _texts_of(given: TextsValue, name: str, most: int) -> list[Text]:
     if isinstance(given, str):
         texts: list[Text] = [given]
-    elif given and all(isinstance(part, int) for part in given):
+    elif given and isinstance(given[0], int):
         texts = [_ids(given, name)]
+    elif len(given) > most:
+        raise BadRequest(f"{name}: {len(given)} texts at once, {most} at most", param=name)
     else:
         texts = [part if isinstance(part, str) else _ids(part, name) for part in given]
     if not texts or not all(texts):
@@ -56,7 +62,7 @@ def texts_of(given: Texts, name: str) -> list[Text]:
 
 def _ids(given: object, name: str) -> tuple[int, ...]:
     ids = tuple(given) if isinstance(given, list) else ()
-    if not all(isinstance(token, int) and 0 <= token <= _LARGEST_ID for token in ids):
+    if ids and not 0 <= min(ids) <= max(ids) <= _LARGEST_ID:
         raise BadRequest(f"{name}: token ids are numbers from 0 on", param=name)
     return ids
 

@@ -51,9 +51,12 @@ def read_responses(body: ResponsesRequest, settings: ServerSettings) -> Generati
 
 
 def _messages(body: ResponsesRequest) -> tuple[Message, ...]:
-    messages = [Message("system", body.instructions)] if body.instructions else []
+    turns = _Turns()
+    if body.instructions:
+        turns.add(Message("system", body.instructions))
     if isinstance(body.input, str):
-        return (*messages, Message("user", body.input))
+        turns.add(Message("user", body.input))
+        return turns.closed()
     if not body.input:
         raise BadRequest("input must not be empty", param="input")
     thoughts: str | None = None
@@ -63,35 +66,66 @@ def _messages(body: ResponsesRequest) -> tuple[Message, ...]:
         if item.type == "reasoning":
             thoughts = _thoughts(item, where)
             continue
-        _add(messages, item, where, thoughts)
+        if item.type == "function_call":
+            turns.add_call(_call(item, where), thoughts)
+        else:
+            turns.add(_message(item, where, thoughts))
         thoughts = None
+    messages = turns.closed()
     tools.check_tool_results(messages, "input")
-    return tuple(messages)
+    return messages
 
 
-def _add(messages: list[Message], item: InputItem, where: str, thoughts: str | None) -> None:
-    """Add an item; calls join the assistant's turn that they belong to."""
+class _Turns:
+    """The messages that items become; calls join the assistant's turn that they belong to, all of them at once."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._calls: list[ToolCall] = []
+
+    def add(self, message: Message) -> None:
+        """Take a message."""
+        self._join_calls()
+        self._messages.append(message)
+
+    def add_call(self, call: ToolCall, thoughts: str | None) -> None:
+        """Take a call, and what was thought before it."""
+        last = self._messages[-1] if self._messages else None
+        if last is None or last.role != "assistant":
+            self._messages.append(Message("assistant", "", reasoning=thoughts))
+        elif thoughts and not last.reasoning:
+            self._messages[-1] = replace(last, reasoning=thoughts)
+        self._calls.append(call)
+
+    def closed(self) -> tuple[Message, ...]:
+        """Return all messages."""
+        self._join_calls()
+        return tuple(self._messages)
+
+    def _join_calls(self) -> None:
+        if self._calls:
+            self._messages[-1] = replace(self._messages[-1], tool_calls=tuple(self._calls))
+            self._calls = []
+
+
+def _call(item: InputItem, where: str) -> ToolCall:
+    return ToolCall(
+        tools.needed(item.call_id, f"{where}.call_id"),
+        tools.needed(item.name, f"{where}.name"),
+        tools.check_arguments(item.arguments or "{}", f"{where}.arguments"),
+    )
+
+
+def _message(item: InputItem, where: str, thoughts: str | None) -> Message:
     if item.type == "function_call_output":
         call_id = tools.needed(item.call_id, f"{where}.call_id")
-        messages.append(Message("tool", text_of(item.output, f"{where}.output"), tool_call_id=call_id))
-    elif item.type == "function_call":
-        call = ToolCall(
-            tools.needed(item.call_id, f"{where}.call_id"),
-            tools.needed(item.name, f"{where}.name"),
-            tools.check_arguments(item.arguments or "{}", f"{where}.arguments"),
-        )
-        if messages and messages[-1].role == "assistant":
-            last = messages[-1]
-            messages[-1] = replace(last, tool_calls=(*last.tool_calls, call), reasoning=last.reasoning or thoughts)
-        else:
-            messages.append(Message("assistant", "", tool_calls=(call,), reasoning=thoughts))
-    else:
-        role = tools.needed(item.role, f"{where}.role")
-        if item.content is None:
-            raise BadRequest(f"{where}.content: field required", param=f"{where}.content")
-        text = text_of(item.content, f"{where}.content")
-        role = "system" if role == "developer" else role
-        messages.append(Message(role, text, reasoning=thoughts if role == "assistant" else None))
+        return Message("tool", text_of(item.output, f"{where}.output"), tool_call_id=call_id)
+    role = tools.needed(item.role, f"{where}.role")
+    if item.content is None:
+        raise BadRequest(f"{where}.content: field required", param=f"{where}.content")
+    text = text_of(item.content, f"{where}.content")
+    role = "system" if role == "developer" else role
+    return Message(role, text, reasoning=thoughts if role == "assistant" else None)
 
 
 def _thoughts(item: InputItem, where: str) -> str | None:

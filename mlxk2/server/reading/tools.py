@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from mlxk2.runner.request import Message
 from mlxk2.server.errors import BadRequest
+from mlxk2.server.strict_json import NotAlike, parse
 
 
 def needed(value: str | None, where: str) -> str:
@@ -41,11 +41,11 @@ def function_tool(name: str, description: str | None, parameters: Any, strict: b
 
 
 def check_arguments(arguments: str, where: str) -> str:
-    """Return the text of a call's arguments. Raises: BadRequest where they are no JSON object."""
+    """Return the text of a call's arguments. Raises: BadRequest where they are no JSON object, or not for every reader."""
     try:
-        value = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        value = None
+        value = parse(arguments or "{}")
+    except NotAlike as error:
+        raise BadRequest(f"{where} {error}", param=where) from None
     if not isinstance(value, dict):
         raise BadRequest(f"{where} must be the text of a JSON object", param=where)
     return arguments or "{}"

@@ -13,7 +13,7 @@ from mlxk2.server.reading.anthropic import read_messages
 from mlxk2.server.schemas.anthropic import CountRequest, MessagesRequest
 from mlxk2.server.writing.anthropic import PING, MessageWriter, anthropic_failure
 
-from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming, whole_name
+from .serving import Asked, answered, documented, exchange_of, streaming, understood_of, whole_name
 
 router = APIRouter(tags=["Anthropic"])
 
@@ -21,9 +21,8 @@ router = APIRouter(tags=["Anthropic"])
 @router.post("/v1/messages", openapi_extra=documented(MessagesRequest), response_class=JsonResponse)
 async def messages(request: Request) -> Response:
     """Answer a conversation, in the form of Anthropic's API."""
-    body = await body_of(request, MessagesRequest)
-    writer = MessageWriter(model_name(request, body.model))
-    asked = Asked(body.model, [read_messages(body, serving_of(request).settings)])
+    body, name, asked_for = await understood_of(request, MessagesRequest, read_messages)
+    writer, asked = MessageWriter(name), Asked(body.model, [asked_for])
     if body.stream:
         return await streaming(request, asked, writer, anthropic_failure, PING)
     return await answered(request, asked, writer)
@@ -32,9 +31,7 @@ async def messages(request: Request) -> Response:
 @router.post("/v1/messages/count_tokens", openapi_extra=documented(CountRequest), response_class=JsonResponse)
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a prompt."""
-    body = await body_of(request, CountRequest)
-    model_name(request, body.model)
-    asked = read_messages(body, serving_of(request).settings)
+    body, _, asked = await understood_of(request, CountRequest, read_messages)
     async with exchange_of(request) as exchange:
         await whole_name(exchange, body.model)
         done = await exchange.result(exchange.last(body.model, lambda id: Count(id, asked)))

@@ -16,14 +16,14 @@ from mlxk2.errors import GenerationFailed
 from mlxk2.server.answers import JsonResponse
 from mlxk2.server.protocol import Embed, Embedded
 from mlxk2.server.reading.chat import read_chat
-from mlxk2.server.reading.completions import NAMES, read_completions, texts_of
+from mlxk2.server.reading.completions import NAMES, read_completions, read_inputs
 from mlxk2.server.schemas.openai_chat import ChatRequest
 from mlxk2.server.schemas.openai_text import CompletionRequest, EmbeddingRequest
 from mlxk2.server.writing.chat import ChatWriter
 from mlxk2.server.writing.completions import CompletionWriter
 from mlxk2.server.writing.failures import openai_failure
 
-from .serving import Asked, answered, body_of, documented, exchange_of, model_name, serving_of, streaming, whole_name
+from .serving import Asked, answered, documented, exchange_of, streaming, understood_of, whole_name
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -31,9 +31,7 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/v1/chat/completions", openapi_extra=documented(ChatRequest), response_class=JsonResponse)
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
-    body = await body_of(request, ChatRequest)
-    name = model_name(request, body.model)
-    requests = read_chat(body, serving_of(request).settings)
+    body, name, requests = await understood_of(request, ChatRequest, read_chat)
     options = body.stream_options
     writer = ChatWriter(
         name, len(requests), wants_usage=options is not None and options.include_usage, wants_logprobs=body.logprobs
@@ -45,9 +43,7 @@ async def chat_completions(request: Request) -> Response:
 @router.post("/v1/completions", openapi_extra=documented(CompletionRequest), response_class=JsonResponse)
 async def completions(request: Request) -> Response:
     """Continue texts, as they are."""
-    body = await body_of(request, CompletionRequest)
-    name = model_name(request, body.model)
-    requests = read_completions(body, serving_of(request).settings)
+    body, name, requests = await understood_of(request, CompletionRequest, read_completions)
     options = body.stream_options
     writer = CompletionWriter(
         name,
@@ -65,9 +61,7 @@ async def completions(request: Request) -> Response:
 @router.post("/v1/embeddings", openapi_extra=documented(EmbeddingRequest), response_class=JsonResponse)
 async def embeddings(request: Request) -> Response:
     """Embed texts."""
-    body = await body_of(request, EmbeddingRequest)
-    model_name(request, body.model)
-    inputs = tuple(texts_of(body.input, "input"))
+    body, _, inputs = await understood_of(request, EmbeddingRequest, read_inputs)
     async with exchange_of(request) as exchange:
         name = await whole_name(exchange, body.model)
         done = await exchange.result(exchange.last(body.model, lambda id: Embed(id, inputs)))

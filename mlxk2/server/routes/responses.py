@@ -14,7 +14,7 @@ from mlxk2.server.reading.responses import read_responses
 from mlxk2.server.schemas.openai_responses import ResponsesRequest
 from mlxk2.server.writing.responses import ResponseWriter
 
-from .serving import Asked, answered, body_of, documented, model_name, serving_of, streaming
+from .serving import Asked, answered, documented, streaming, understood_of
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -22,9 +22,7 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/v1/responses", openapi_extra=documented(ResponsesRequest), response_class=JsonResponse)
 async def responses(request: Request) -> Response:
     """Answer a conversation, in the form of the Responses API."""
-    body = await body_of(request, ResponsesRequest)
-    name = model_name(request, body.model)
-    asked = read_responses(body, serving_of(request).settings)
+    body, name, asked = await understood_of(request, ResponsesRequest, read_responses)
     packs = "reasoning.encrypted_content" in (body.include or ())
     writer = ResponseWriter(name, _echo(body, asked), packs)
     all_asked = Asked(body.model, [asked])
@@ -35,7 +33,8 @@ async def responses(request: Request) -> Response:
 
 def _echo(body: ResponsesRequest, asked: GenerationRequest) -> dict[str, Any]:
     """Return what the answer repeats, as it was understood."""
-    said = body.model_dump(mode="json", by_alias=True, exclude_none=True)
+    echoed = {"text", "reasoning", "tool_choice", "tools"}
+    said = body.model_dump(mode="json", by_alias=True, exclude_none=True, include=echoed)
     text = said.get("text", {})
     reasoning = said.get("reasoning", {})
     return {

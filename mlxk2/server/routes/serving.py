@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -15,16 +15,25 @@ from mlxk2.errors import MlxkError, ModelNotFound
 from mlxk2.runner.request import GenerationRequest
 from mlxk2.server.answers import JsonResponse, error_response
 from mlxk2.server.bodies import Bodies
-from mlxk2.server.body import Schema, read_body
+from mlxk2.server.body import read_body, understood
 from mlxk2.server.errors import code_of
 from mlxk2.server.exchange import Collected, Exchange, Numbered, collect
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.metrics import Metrics
 from mlxk2.server.models import Models
 from mlxk2.server.record import record_of
+from mlxk2.server.schemas.anthropic import CountRequest, MessagesRequest
+from mlxk2.server.schemas.openai_chat import ChatRequest
+from mlxk2.server.schemas.openai_responses import ResponsesRequest
+from mlxk2.server.schemas.openai_text import CompletionRequest, EmbeddingRequest
 from mlxk2.server.settings import ServerSettings
 from mlxk2.server.sse import COMMENT, Failure, streamed
 from mlxk2.server.writing.failures import openai_failure
+
+Body = TypeVar(
+    "Body", ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest, MessagesRequest, CountRequest
+)
+Result = TypeVar("Result")
 
 _LONGEST_NAME = 4096
 
@@ -72,15 +81,23 @@ def serving_of(request: Request) -> Serving:
     return serving
 
 
-async def body_of(request: Request, schema: type[Schema]) -> Schema:
-    """Return the request's body. Raises: BadRequest and its like, QueueFull."""
+async def understood_of(
+    request: Request, schema: type[Body], read: Callable[[Body, ServerSettings], Result]
+) -> tuple[Body, str, Result]:
+    """Return the request's body, what it calls the model, and what `read` makes of it.
+
+    Raises: BadRequest and its like, QueueFull, ModelNotFound, what `read` raises.
+    """
     serving = serving_of(request)
     with serving.bodies.place() as take:
-        return await read_body(request, schema, serving.settings, take)
+        raw = await read_body(request, serving.settings, take)
+        body = await serving.bodies.work(len(raw), understood, raw, schema)
+        name = _model_name(request, body.model)
+        return body, name, await serving.bodies.work(len(raw), read, body, serving.settings)
 
 
-def model_name(request: Request, asked: str | None) -> str:
-    """Return what the request calls the model, and note it. Raises: ModelNotFound."""
+def _model_name(request: Request, asked: str | None) -> str:
+    """Note what the request calls the model, and return it. Raises: ModelNotFound."""
     if asked is not None and len(asked) > _LONGEST_NAME:
         raise ModelNotFound(f"no model has a name of {len(asked)} characters", param="model")
     name = asked or serving_of(request).host.snapshot().model or ""

@@ -6,7 +6,7 @@ from typing import Any, Literal, Optional, Union
 
 from pydantic import Field
 
-from .strict import JsonObject, Strict
+from .strict import FewItems, Items, JsonObject, Strict
 
 
 class CacheControl(Strict):
@@ -42,7 +42,7 @@ class AnthropicMessage(Strict):
     """One turn."""
 
     role: Literal["user", "assistant", "system"]
-    content: Union[str, list[Block]]
+    content: Union[str, Items[Block]]
 
 
 class AnthropicTool(Strict):
@@ -92,9 +92,9 @@ class CountRequest(Strict):
     """A prompt whose tokens are counted."""
 
     model: Optional[str] = None
-    messages: list[AnthropicMessage] = Field(min_length=1)
-    system: Optional[Union[str, list[Block]]] = None
-    tools: Optional[list[AnthropicTool]] = None
+    messages: Items[AnthropicMessage] = Field(min_length=1)
+    system: Optional[Union[str, Items[Block]]] = None
+    tools: Optional[FewItems[AnthropicTool]] = None
     tool_choice: Optional[ToolChoice] = None
     thinking: Optional[Thinking] = None
     output_config: Optional[OutputConfig] = None
@@ -108,7 +108,7 @@ class MessagesRequest(CountRequest):
     temperature: Optional[float] = None
     top_p: Optional[float] = None
     top_k: Optional[int] = None
-    stop_sequences: Optional[list[str]] = None
+    stop_sequences: Optional[FewItems[str]] = None
     stream: bool = False
     metadata: Optional[JsonObject] = Field(None, description="labels, without effect")
     service_tier: Optional[Literal["auto", "standard_only"]] = Field(None, description="all requests are served alike")

@@ -6,7 +6,7 @@ from typing import Any, Literal, Optional, Union
 
 from pydantic import Field
 
-from .strict import JsonObject, SamplingFields, StopField, StreamOptions, Strict
+from .strict import FewItems, Items, JsonObject, SamplingFields, StopField, StreamOptions, Strict
 
 
 class ContentPart(Strict):
@@ -41,9 +41,9 @@ class ChatMessage(Strict):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Optional[Union[str, list[ContentPart]]] = None
+    content: Optional[Union[str, Items[ContentPart]]] = None
     name: Optional[str] = None
-    tool_calls: Optional[list[CalledTool]] = None
+    tool_calls: Optional[FewItems[CalledTool]] = None
     tool_call_id: Optional[str] = None
     reasoning_content: Optional[str] = None
     reasoning: Optional[str] = None
@@ -116,7 +116,7 @@ class ChatRequest(CommonFields):
     """What is asked of a chat model."""
 
     model: Optional[str] = None
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Items[ChatMessage] = Field(min_length=1)
     max_completion_tokens: Optional[int] = None
     max_tokens: Optional[int] = None
     n: Optional[int] = None
@@ -125,11 +125,11 @@ class ChatRequest(CommonFields):
     stream_options: Optional[StreamOptions] = None
     logprobs: bool = False
     top_logprobs: Optional[int] = None
-    tools: Optional[list[Tool]] = None
+    tools: Optional[FewItems[Tool]] = None
     tool_choice: Optional[Union[Literal["none", "auto", "required"], NamedTool]] = None
     parallel_tool_calls: Optional[bool] = None
     response_format: Optional[ResponseFormat] = None
     reasoning_effort: Optional[Literal["none", "minimal", "low", "medium", "high", "xhigh"]] = None
     chat_template_kwargs: Optional[JsonObject] = Field(None, description="variables of the chat template")
-    modalities: Optional[list[Literal["text"]]] = None
+    modalities: Optional[FewItems[Literal["text"]]] = None
     verbosity: Optional[Literal["medium"]] = Field(None, description="how long answers are is up to the model")

@@ -7,7 +7,7 @@ from typing import Any, Literal, Optional, Union
 from pydantic import Field
 
 from .openai_chat import CommonFields
-from .strict import JsonObject, Strict
+from .strict import FewItems, Items, JsonObject, Strict
 
 
 class InputPart(Strict):
@@ -35,12 +35,12 @@ class InputItem(Strict):
     status: Optional[str] = None
     role: Optional[Literal["system", "developer", "user", "assistant"]] = None
     phase: Optional[str] = None
-    content: Optional[Union[str, list[InputPart]]] = None
+    content: Optional[Union[str, Items[InputPart]]] = None
     call_id: Optional[str] = None
     name: Optional[str] = None
     arguments: Optional[str] = None
-    output: Optional[Union[str, list[InputPart]]] = None
-    summary: Optional[list[InputPart]] = None
+    output: Optional[Union[str, Items[InputPart]]] = None
+    summary: Optional[Items[InputPart]] = None
     encrypted_content: Optional[str] = None
 
 
@@ -96,19 +96,19 @@ class ResponsesRequest(CommonFields):
     """What is asked of a chat model; nothing is kept afterwards."""
 
     model: Optional[str] = None
-    input: Union[str, list[InputItem]]
+    input: Union[str, Items[InputItem]]
     instructions: Optional[str] = None
     max_output_tokens: Optional[int] = None
     stream: bool = False
     stream_options: Optional[ResponsesStreamOptions] = None
-    stop: Optional[Union[str, list[str]]] = None
-    tools: Optional[list[FlatFunction]] = None
+    stop: Optional[Union[str, FewItems[str]]] = None
+    tools: Optional[FewItems[FlatFunction]] = None
     tool_choice: Optional[Union[Literal["none", "auto", "required"], FlatNamedTool]] = None
     parallel_tool_calls: Optional[bool] = None
     text: Optional[TextOptions] = None
     reasoning: Optional[ReasoningOptions] = None
     top_logprobs: Optional[int] = None
-    include: Optional[list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]]] = None
+    include: Optional[FewItems[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]]] = None
     truncation: Optional[Literal["disabled"]] = None
     background: Optional[Literal[False]] = None
     chat_template_kwargs: Optional[JsonObject] = Field(None, description="variables of the chat template")

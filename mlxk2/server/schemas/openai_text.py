@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SkipValidation
 
 from .openai_chat import CommonFields
 from .strict import StopField, StreamOptions, Strict
 
-Texts = Union[str, list[str], list[int], list[list[int]]]
+TextsValue = Union[str, list[str], list[int], list[list[int]]]
+
+
+def _texts(given: Any) -> Any:
+    """Look through texts or ids, up to the first that is wrong. Raises: ValueError."""
+    if isinstance(given, str):
+        return given
+    kinds = set(map(type, given)) if isinstance(given, list) else {type(given)}
+    if kinds <= {str} or kinds <= {int}:
+        return given
+    if kinds == {list} and all(set(map(type, ids)) <= {int} for ids in given):
+        return given
+    raise ValueError("must be a text, a list of texts, token ids, or a list of lists of token ids")
+
+
+# Looked through by hand: of each wrong number pydantic says for each kind of list why it is none.
+Texts = Annotated[SkipValidation[TextsValue], BeforeValidator(_texts)]
 
 
 class CompletionRequest(CommonFields):
