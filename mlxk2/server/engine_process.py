@@ -18,10 +18,11 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import IO, Any, Callable, Protocol
+from typing import IO, Any, Callable, Protocol, Union
 
+from mlxk2.errors import InternalError
 from mlxk2.server.event_line import EventLine
-from mlxk2.server.protocol import Command, EngineSpec, Stop
+from mlxk2.server.protocol import Command, Count, Embed, EngineSpec, Failed, Generate, Problem, Stop
 
 ENGINE = "mlxk2.server.engine:run_engine"
 LOG = logging.getLogger("mlxk2.server.engine")
@@ -77,7 +78,7 @@ class EngineProcess:
 
     def __init__(self, spec: EngineSpec, listener: Listener, target: str = ENGINE) -> None:
         self._listener, self._loop = listener, asyncio.get_running_loop()
-        self._to_send: SimpleQueue[bytes | None] = SimpleQueue()
+        self._to_send: SimpleQueue[Union[bytes, Command, None]] = SimpleQueue()
         self._to_send.put(pickle.dumps(spec))
         self._process, self._commands, events = _spawn(target)
         started: list[str] = []
@@ -97,7 +98,7 @@ class EngineProcess:
 
     def send(self, command: Command) -> None:
         """Hand over a command, at once."""
-        self._to_send.put(pickle.dumps(command))
+        self._to_send.put(command)
 
     def stop(self) -> None:
         """Ask it to end; no command may follow."""
@@ -122,8 +123,24 @@ class EngineProcess:
     def _write(self) -> None:
         # An engine that has gone, or is on its way out, is the reader's to tell.
         with suppress(OSError), self._commands as line:
-            for message in iter(self._to_send.get, None):
-                line.send_bytes(message)
+            while (message := self._to_send.get()) is not None:
+                data = message if isinstance(message, bytes) else self._pickled(message)
+                if data is not None:
+                    line.send_bytes(data)
+
+    def _pickled(self, command: Command) -> bytes | None:
+        """Spell a command here, where a large one holds up nobody; one that cannot be spelled fails, and no other."""
+        try:
+            return pickle.dumps(command)
+        except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
+            LOG.error("a command could not be sent to the engine", exc_info=error)
+            if isinstance(command, (Generate, Embed, Count)):
+                problem = Problem.of(
+                    InternalError("the request could not be handed to the engine; the server's log says why")
+                )
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(self._listener.heard, (Failed(command.id, problem),))
+            return None
 
     def _see_off(self, garbage: Exception | None) -> None:
         """It says nothing more: let a thread wait for its end."""
