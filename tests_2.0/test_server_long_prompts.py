@@ -116,6 +116,31 @@ def test_what_came_first_is_read_first_and_short_ones_need_not_wait(engine: Runn
     assert [event.id for event in engine.events if isinstance(event, Counted)] == ["short", "long", "longer"]
 
 
+def test_shorter_texts_go_before_longer_ones(engine: RunningEngine) -> None:
+    engine.send(Count("being read", asking(HUGE)))
+    engine.send(Count("huge", asking(HUGE)))
+    engine.send(Count("long", asking(LONG)))
+    assert isinstance(engine.end("huge"), Counted)
+    assert [event.id for event in engine.events if isinstance(event, Counted)] == ["being read", "long", "huge"]
+
+
+def test_what_nobody_wants_any_more_is_not_read_to_its_end(engine: RunningEngine) -> None:
+    engine.send(Count("huge", asking(HUGE)))
+    began = time.monotonic()
+    engine.send(Count("all", asking(HUGE * 6)))
+    # Each "the" is a token with the space before it, but the first one has none.
+    assert engine.end("all").tokens == 6 * (engine.end("huge").tokens - 1) + 1
+    whole_s, began = time.monotonic() - began, time.monotonic()
+    engine.send(Count("given up", asking(HUGE * 6)))
+    engine.status(lambda status: status.waiting == 1)
+    engine.cancel("given up")
+    engine.send(Count("wanted", asking(LONG)))
+    assert engine.end("wanted").tokens == len(LONG)
+    # Most of this is the state, which is told once a second.
+    assert time.monotonic() - began < whole_s / 2 + 0.5
+    assert not engine.of("given up")
+
+
 def test_what_is_being_read_counts_as_waiting(engine: RunningEngine) -> None:
     engine.ask("stream", asking("y", max_tokens=200_000))
     engine.first_piece("stream")
@@ -124,6 +149,10 @@ def test_what_is_being_read_counts_as_waiting(engine: RunningEngine) -> None:
     engine.status(lambda status: (status.running, status.waiting) == (1, 2))
     engine.ask("one too many", asking("z", max_tokens=2))
     assert engine.end("one too many").problem.type == "queue_full"
+    engine.send(Count("one more to read", asking(LONG)))
+    assert engine.end("one more to read").problem.type == "queue_full"
+    engine.send(Count("little", asking("z")))
+    assert isinstance(engine.end("little"), Counted)
     engine.cancel("stream")
     assert [end.problem.type for end in engine.ends(["book", "other"])] == ["context_length_exceeded"] * 2
 

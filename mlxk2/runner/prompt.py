@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple, Protocol
 
 from mlxk2.errors import GenerationFailed
 
@@ -21,6 +21,14 @@ NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 _USUAL_CHARS = 4
 _QUICK_CHARS = 100_000
 _SLICE_CHARS = 16384
+
+
+# Called before each part of a text that takes long to read; what it raises ends the reading.
+Pause = Callable[[], None]
+
+
+def no_pause() -> None:
+    """Read on."""
 
 
 class Renderer(Protocol):
@@ -52,6 +60,7 @@ def make_prompt(
     tokenizer: TextTokenizer,
     renderer: Renderer | None,
     context: int | None = None,
+    pause: Pause = no_pause,
 ) -> Prompt:
     """Return the prompt.
 
@@ -62,7 +71,7 @@ def make_prompt(
     """
     if request.messages is not None and renderer is not None:
         rendered = _rendered(renderer, request.messages, variables_of(request))
-        check_fits(rendered, tokenizer, context)
+        check_fits(rendered, tokenizer, context, pause)
         return Prompt(rendered, tokenizer.encode(rendered, add_special_tokens=False))
     if request.prompt_ids is not None:
         check_length(len(request.prompt_ids), context)
@@ -70,27 +79,61 @@ def make_prompt(
         return Prompt("", request.prompt_ids)
     if request.suffix is not None:
         marks = fill_in.find_marks(tokenizer)
-        check_fits(request.suffix, tokenizer, context)
-        check_fits(request.prompt or "", tokenizer, context)
+        check_fits(request.suffix, tokenizer, context, pause)
+        check_fits(request.prompt or "", tokenizer, context, pause)
         ids = fill_in.arranged(marks, request.prompt or "", request.suffix, tokenizer)
         return Prompt(request.prompt or "", (*_raw_ids("", text, tokenizer)[:1], *ids))
-    raw = (request.prompt if request.messages is None else plain_text(request.messages)) or ""
-    check_fits(raw, tokenizer, context)
+    raw = _raw(request)
+    check_fits(raw, tokenizer, context, pause)
     return Prompt(raw, _raw_ids(raw, text, tokenizer))
 
 
-def check_fits(text: str, tokenizer: TextTokenizer, context: int | None) -> None:
+def count_slices(
+    request: GenerationRequest, tokenizer: TextTokenizer, renderer: Renderer | None, most: int, pause: Pause
+) -> int:
+    """Return about how many tokens a prompt has that is too long to be tokenized in one go.
+
+    Raises: ContextLengthExceeded where they are more than `most`; else as `make_prompt`.
+    """
+    if request.messages is not None and renderer is not None:
+        texts = [_rendered(renderer, request.messages, variables_of(request))]
+    else:
+        texts = [_raw(request), request.suffix or ""]
+    tokens = len(request.prompt_ids or ())
+    check_length(tokens, most)
+    for part in (part for text in texts for part in _slices(text)):
+        pause()
+        tokens += len(tokenizer.encode(part, add_special_tokens=False))
+        check_length(tokens, most)
+    return tokens
+
+
+def check_fits(text: str, tokenizer: TextTokenizer, context: int | None, pause: Pause = no_pause) -> None:
     """Do nothing where a text may fit; what is far too long for a model is not tokenized to its end.
 
     Raises: ContextLengthExceeded, UsageError.
     """
+    pause()
     if context is None or len(text) <= max(_USUAL_CHARS * context, _QUICK_CHARS):
         return
     tokens = 0
-    for start in range(0, len(text), _SLICE_CHARS):
-        tokens += len(tokenizer.encode(text[start : start + _SLICE_CHARS], add_special_tokens=False))
+    for part in _slices(text):
+        pause()
+        tokens += len(tokenizer.encode(part, add_special_tokens=False))
         # The cuts make some tokens more, never as many again.
         check_length(tokens // 2, context)
+    pause()
+
+
+def _slices(text: str) -> Iterator[str]:
+    """Yield a text in parts, cut before spaces where that is possible: there most tokenizers begin a token."""
+    start = 0
+    while start < len(text):
+        end = start + _SLICE_CHARS
+        space = text.rfind(" ", start + _SLICE_CHARS // 2, end) if end < len(text) else -1
+        end = end if space == -1 else space
+        yield text[start:end]
+        start = end
 
 
 def variables_of(request: GenerationRequest) -> Mapping[str, Any]:
@@ -126,6 +169,10 @@ def _rendered(renderer: Renderer, messages: tuple[Message, ...], variables: Mapp
             hint="--no-chat-template gives the prompt as it is",
         )
     return text
+
+
+def _raw(request: GenerationRequest) -> str:
+    return (request.prompt if request.messages is None else plain_text(request.messages)) or ""
 
 
 def _has_surrogates(text: str) -> bool:

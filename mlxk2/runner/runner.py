@@ -18,7 +18,7 @@ from . import fast_start as stand_ins
 from .answer import Answer, PreparedPrompt
 from .draft import check_draft
 from .limits import token_budget
-from .prompt import Prompt
+from .prompt import Pause, Prompt, no_pause
 from .prompt_cache_file import PromptCacheFile, owner_of, read_prompt_cache
 from .request import EngineOptions, GenerationRequest
 from .speech import Speech, SpeechLoader, backend
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .mlx_backend import Engine, KVState
 
 
-# Contexts. Counting takes a thousand times the memory that a text takes.
+# Contexts. Whoever asks for more waits for long, and learns nothing from it.
 _MOST_COUNTED = 16
 
 
@@ -134,25 +134,25 @@ class MLXRunner:
             lasting_tokens=lambda: speech.lasting_tokens(request, prompt),
         )
 
-    def read(self, request: GenerationRequest) -> Prompt:
+    def read(self, request: GenerationRequest, pause: Pause = no_pause) -> Prompt:
         """Return what the model reads. Once the tokenizer is loaded, several threads may ask side by side.
 
         Raises: ContextLengthExceeded, IncompatibleModel, GenerationFailed (template), DependencyMissing, UsageError.
         """
         speech = self.speech(request)
         vocab_size = self._vocab_size(speech.tokenizer.size)
-        prompt = speech.prompt(request, self.context_length or DEFAULT_CONTEXT_LENGTH)
+        prompt = speech.prompt(request, self.context_length or DEFAULT_CONTEXT_LENGTH, pause)
         check_given_ids(request.prompt_ids or (), vocab_size)
         check_ids(prompt.ids, vocab_size)
         return prompt
 
-    def count_tokens(self, request: GenerationRequest) -> int:
-        """Return how many tokens the request's prompt has, whether it fits or not. Several threads may ask, as with `read`.
+    def count_tokens(self, request: GenerationRequest, pause: Pause = no_pause) -> int:
+        """Return how many tokens the prompt has, about where it does not fit. Several threads may ask, as with `read`.
 
         Raises: ContextLengthExceeded where that is many times what fits, which nobody counts; else as `read`.
         """
-        most = _MOST_COUNTED * (self.context_length or DEFAULT_CONTEXT_LENGTH)
-        return len(self.speech(request).prompt(request, most).ids)
+        context = self.context_length or DEFAULT_CONTEXT_LENGTH
+        return self.speech(request).count(request, context, _MOST_COUNTED * context, pause)
 
     def speech(self, request: GenerationRequest) -> Speech:
         """Return how to talk to the model, loading its tokenizer if need be. Raises: IncompatibleModel, DependencyMissing."""

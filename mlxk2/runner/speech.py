@@ -15,7 +15,18 @@ from . import fast_start as stand_ins
 from .chat_template import as_template_sees
 from .fill_in import can_fill_in, enders
 from .model_text import ModelText
-from .prompt import NO_VARIABLES, Prompt, Renderer, lasting_tokens, make_prompt, template_renderer, thinks
+from .prompt import (
+    NO_VARIABLES,
+    Pause,
+    Prompt,
+    Renderer,
+    count_slices,
+    lasting_tokens,
+    make_prompt,
+    no_pause,
+    template_renderer,
+    thinks,
+)
 from .reasoning import ReasoningFormat, reasoning_format
 from .request import AUTO, NONE, GenerationRequest, Message
 from .stop import stop_token_ids
@@ -39,12 +50,22 @@ class Speech:
         """Return whether the request goes through the chat template."""
         return request.messages is not None and self.renderer is not None
 
-    def prompt(self, request: GenerationRequest, context: int | None = None) -> Prompt:
+    def prompt(self, request: GenerationRequest, context: int | None = None, pause: Pause = no_pause) -> Prompt:
         """Return what the model reads for this request; `context`: how many tokens that may be.
 
         Raises: GenerationFailed, UsageError, ContextLengthExceeded where it is certainly more, found before it is read.
         """
-        return make_prompt(request, self.text, self.tokenizer, self.renderer, context)
+        return make_prompt(request, self.text, self.tokenizer, self.renderer, context, pause)
+
+    def count(self, request: GenerationRequest, context: int, most: int, pause: Pause = no_pause) -> int:
+        """Return how many tokens the prompt has; where they are more than `context` can hold, give or take a few.
+
+        Raises: ContextLengthExceeded where they are more than `most`; else as `prompt`.
+        """
+        try:
+            return len(self.prompt(request, context, pause).ids)
+        except errors.ContextLengthExceeded:
+            return count_slices(request, self.tokenizer, self.renderer, most, pause)
 
     def lasting_tokens(self, request: GenerationRequest, prompt: Prompt) -> int:
         """Return with how many ids of `prompt` the next turn will begin too; all of them where there are no turns."""

@@ -114,9 +114,10 @@ class _Loop:
             self._told.append(Failed(command.id, Problem.of(bug)))
 
     def _read(self, command: ToRead) -> None:
-        if isinstance(command, Generate):
+        takes_long = is_long(command)
+        if takes_long or isinstance(command, Generate):
             self._scheduler.check_queue()
-        if is_long(command):
+        if takes_long:
             self._reader.take(command)
         else:
             self._begin(command, read(self._model, command))

@@ -13,7 +13,7 @@ from mlxk2.inspection.context import DEFAULT_CONTEXT_LENGTH
 from mlxk2.inspection.files import ModelFiles
 from mlxk2.inspection.memory import memory_need
 from mlxk2.runner.limits import memory_limit_bytes
-from mlxk2.runner.prompt import Prompt, check_fits
+from mlxk2.runner.prompt import Pause, Prompt, check_fits, no_pause
 from mlxk2.runner.request import GenerationRequest
 from mlxk2.runner.runner import MLXRunner
 from mlxk2.runner.speech import backend
@@ -87,13 +87,13 @@ class ServedModel:
             finds_calls=speech.takes_tools and speech.tool_format is not None,
         )
 
-    def read(self, request: GenerationRequest) -> ReadPrompt:
-        """Make token ids of a request. Any thread may do that, beside others.
+    def read(self, request: GenerationRequest, pause: Pause = no_pause) -> ReadPrompt:
+        """Make token ids of a request. Any thread may do that, beside others; `pause` may end it.
 
         Raises: ContextLengthExceeded, IncompatibleModel, UsageError, DependencyMissing.
         """
         with _blaming_the_messages():
-            prompt = self.runner.read(request)
+            prompt = self.runner.read(request, pause)
         return ReadPrompt(prompt, self._turn_ends(request, prompt) if self._has_turn_ends else frozenset())
 
     def reply(self, id: str, request: GenerationRequest, read: ReadPrompt) -> Reply:
@@ -118,8 +118,10 @@ class ServedModel:
         self.room.check(positions)
         return Reply(id, prepared, positions, self.runner.speech(request).tool_reader(request), read.turn_ends)
 
-    def texts_to_embed(self, inputs: tuple[str | tuple[int, ...], ...]) -> list[tuple[int, ...]]:
-        """Return the token ids of texts. Any thread may ask for them, beside others.
+    def texts_to_embed(
+        self, inputs: tuple[str | tuple[int, ...], ...], pause: Pause = no_pause
+    ) -> list[tuple[int, ...]]:
+        """Return the token ids of texts. Any thread may ask for them, beside others; `pause` may end it.
 
         Raises: IncompatibleModel where the model is not made for embeddings, or not those of the last token;
             ContextLengthExceeded, UsageError.
@@ -129,12 +131,12 @@ class ServedModel:
                 f"{self.spec.ref.name} is no embedding model", hint="use a model that is made for embeddings"
             )
         check_pooling(self._files)
-        return [self._text_to_embed(text) for text in inputs]
+        return [self._text_to_embed(text, pause) for text in inputs]
 
-    def _text_to_embed(self, text: str | tuple[int, ...]) -> tuple[int, ...]:
+    def _text_to_embed(self, text: str | tuple[int, ...], pause: Pause) -> tuple[int, ...]:
         tokenizer = self.runner.speech(_FIRST).tokenizer
         if isinstance(text, str):
-            check_fits(text, tokenizer, self.context_length)
+            check_fits(text, tokenizer, self.context_length, pause)
         ids = tokenizer.encode(text, add_special_tokens=True) if isinstance(text, str) else text
         size = vocabulary_size(self._files.config or {}) or tokenizer.size
         if not isinstance(text, str):
@@ -148,10 +150,10 @@ class ServedModel:
             )
         return ids
 
-    def count(self, request: GenerationRequest) -> int:
-        """Return how many tokens a request's prompt has. Any thread may ask, beside others. Raises: as `read`."""
+    def count(self, request: GenerationRequest, pause: Pause = no_pause) -> int:
+        """Return how many tokens a request's prompt has. As `read` in everything else."""
         with _blaming_the_messages():
-            return self.runner.count_tokens(request)
+            return self.runner.count_tokens(request, pause)
 
     def close(self) -> None:
         """Let go of the weights."""

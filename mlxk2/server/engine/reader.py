@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from heapq import heappop, heappush
+from itertools import accumulate, count
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Callable, Union
 
+from mlxk2.runner.prompt import Pause, no_pause
+from mlxk2.runner.tokenizer import LONG_CHARS
 from mlxk2.server.protocol import Count, Embed, Generate
 
 if TYPE_CHECKING:
@@ -16,8 +19,8 @@ if TYPE_CHECKING:
 
 ToRead = Union[Generate, Embed, Count]
 
-# So much is read in two milliseconds, which no answer beside it need notice; handing it over would cost more.
-LONG_CHARS = 5000
+# A text goes before one that came earlier if it is shorter by this for each place: no text waits for ever.
+_AHEAD_CHARS = 100_000
 # What a message, a tool or a field costs a template besides its text.
 _EACH_CHARS = 20
 # Ids that were given are only looked through.
@@ -44,17 +47,21 @@ class WasRead:
             del error
 
 
-def read(model: ServedModel, command: ToRead) -> Any:
+class _GivenUp(Exception):
+    """Nobody wants the text any more that is being read."""
+
+
+def read(model: ServedModel, command: ToRead, pause: Pause = no_pause) -> Any:
     """Return what a command's texts come to: a ReadPrompt, texts to embed, a count. Raises: as the model's methods do."""
     if isinstance(command, Generate):
-        return model.read(command.request)
+        return model.read(command.request, pause)
     if isinstance(command, Embed):
-        return model.texts_to_embed(command.inputs)
-    return model.count(command.request)
+        return model.texts_to_embed(command.inputs, pause)
+    return model.count(command.request, pause)
 
 
 class Reader:
-    """Reads long texts in a thread of its own, in the order in which they came.
+    """Reads long texts in a thread of its own, one after the other, shorter ones first.
 
     `tell` is called there with what each came to. Its length is how many have neither been finished nor cancelled.
     """
@@ -63,7 +70,9 @@ class Reader:
         self._model, self._tell = model, tell
         self._wanted: dict[str, ToRead] = {}
         # Only ids: texts are large, and some are given up before their turn.
-        self._line: SimpleQueue[str] = SimpleQueue()
+        self._arrived: SimpleQueue[str] = SimpleQueue()
+        self._line: list[tuple[int, int, str]] = []
+        self._numbers = count()
         self._is_reading = False
         # Python's end would wait for any other thread, and what reads a text cannot be told to end.
         Thread(target=self._work, name="reader", daemon=True).start()
@@ -74,14 +83,14 @@ class Reader:
     def take(self, command: ToRead) -> None:
         """Have a command's texts read."""
         self._wanted[command.id] = command
-        self._line.put(command.id)
+        self._arrived.put(command.id)
 
     def finish(self, found: WasRead) -> ToRead | None:
         """Return the command whose texts were read; None where it was cancelled meanwhile."""
         return self._wanted.pop(found.id, None)
 
     def cancel(self, id: str) -> None:
-        """Forget a command. What is being read just now is read to its end, for nobody."""
+        """Forget a command. What is being read just now is given up with the next part of it."""
         self._wanted.pop(id, None)
 
     def close(self) -> bool:
@@ -91,18 +100,37 @@ class Reader:
 
     def _work(self) -> None:
         while True:
-            id = self._line.get()
-            self._is_reading = True
-            command = self._wanted.get(id)
+            command = self._next()
             if command is not None:
-                self._tell(self._outcome(command))
+                found = self._outcome(command)
+                if found is not None:
+                    self._tell(found)
+                del found
             # Nothing is held while nothing is read.
             del command
             self._is_reading = False
 
-    def _outcome(self, command: ToRead) -> WasRead:
+    def _next(self) -> ToRead | None:
+        """Wait for something to read; return what comes first, None where it was given up."""
+        while not self._line or not self._arrived.empty():
+            id = self._arrived.get()
+            self._is_reading = True
+            command = self._wanted.get(id)
+            if command is not None:
+                number = next(self._numbers)
+                heappush(self._line, (number * _AHEAD_CHARS + sum(_sizes(command)), number, id))
+            del command
+        return self._wanted.get(heappop(self._line)[2])
+
+    def _outcome(self, command: ToRead) -> WasRead | None:
+        def look() -> None:
+            if command.id not in self._wanted:
+                raise _GivenUp
+
         try:
-            return WasRead(command.id, read(self._model, command), None)
+            return WasRead(command.id, read(self._model, command, look), None)
+        except _GivenUp:
+            return None
         except BaseException as error:  # noqa: BLE001 - a library's panic, too, is raised again where the engine looks
             return WasRead(command.id, None, error)
 
