@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -161,10 +161,18 @@ def test_too_many_at_once_are_refused_in_our_words(narrow: RunningServer) -> Non
         wait_until(one_more_is_refused, "one is refused")
         head, _, said = answers[-1].partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 429 ")
-        assert b"connection: close" in head and b"retry-after: 1" in head
+        assert b"connection: close" in head and b"retry-after: 1" in head and b"x-request-id: req_" in head
         assert json.loads(said)["error"]["code"] == "queue_full"
         wait_until(lambda: "connections were refused" in narrow.err.read_text(), "the log tells of it")
     wait_until(lambda: _is_answered(narrow), "there is room again")
+    assert _refused(narrow) >= sum(bool(answer) for answer in answers)
+
+
+def _refused(server: RunningServer) -> float:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("mlxk2_connections_refused_total "))
 
 
 def test_few_open_files_are_few_connections_and_no_end(folder: str) -> None:

@@ -88,7 +88,12 @@ def _write(scope: Scope, record: RequestRecord, status: int, duration: float) ->
 
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    return given if _SANE_ID.fullmatch(given) else new_request_id()
+
+
+def new_request_id() -> str:
+    """Return an id that no other request has."""
+    return f"req_{uuid.uuid4().hex}"
 
 
 class JsonLines(logging.Formatter):

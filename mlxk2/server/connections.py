@@ -9,9 +9,10 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Callable
 
 from mlxk2.errors import QueueFull
+from mlxk2.server.access_log import new_request_id
 from mlxk2.server.answers import error_response
 
 LOG = logging.getLogger("mlxk2.server")
@@ -24,11 +25,11 @@ class Connections:
     """Watches over the connections in `open`, of which there may be `most`.
 
     One that asks nothing, or not to the end of a request's head, has `head_timeout_s` for it. So has one that takes nothing
-    of what it was answered.
+    of what it was answered. `on_refused` hears of each that was too many.
     """
 
-    def __init__(self, open: Collection[Any], most: int, head_timeout_s: float) -> None:
-        self._open, self._most, self._head_timeout_s = open, most, head_timeout_s
+    def __init__(self, open: Collection[Any], most: int, head_timeout_s: float, on_refused: Callable[[], None]) -> None:
+        self._open, self._most, self._head_timeout_s, self._on_refused = open, most, head_timeout_s, on_refused
         # Those that ask nothing, and since when; the oldest first.
         self._waiting: dict[Any, tuple[object, float]] = {}
         self._refused = 0
@@ -44,6 +45,7 @@ class Connections:
                 oldest.transport.abort()
                 return True
         self._refused += 1
+        self._on_refused()
         return False
 
     def look(self) -> None:
@@ -102,6 +104,7 @@ def _mark(connection: Any) -> object | None:
 def _refusal() -> bytes:
     error = QueueFull("the server has as many connections as it takes", hint="try again later", retry_after_s=1)
     answer = error_response("/", error)
+    answer.headers["x-request-id"] = new_request_id()
     status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode("ascii")
     head = b"\r\n".join([status, *(name + b": " + value for name, value in answer.raw_headers)])
     return head + b"\r\n\r\n" + bytes(answer.body)

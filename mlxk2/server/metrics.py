@@ -29,6 +29,9 @@ class Metrics:
         self._requests = Counter(
             "mlxk2_requests", "Requests by route and status.", ("route", "method", "status"), **labels
         )
+        self._refused = Counter(
+            "mlxk2_connections_refused", "Connections that were too many, and were answered 429.", **labels
+        )
         self._in_progress = Gauge("mlxk2_requests_in_progress", "Requests that are being answered.", **labels)
         self._tokens = Counter(
             "mlxk2_tokens", "Tokens: prompt, cached (of the prompt) and completion.", ("kind",), **labels
@@ -44,6 +47,10 @@ class Metrics:
         )
         for kind in ("prompt", "cached", "completion"):
             self._tokens.labels(kind)
+
+    def refuse_connection(self) -> None:
+        """A connection was one too many."""
+        self._refused.inc()
 
     def begin(self, record: RequestRecord) -> None:
         """A request has come."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Callable
+from functools import partial
+from typing import Any, Callable
 
 import uvicorn
 
@@ -85,7 +86,13 @@ async def _serve(service: Service, listening: socket.socket, on_listening: Calla
     options = {**uvicorn_options(service.web), "timeout_graceful_shutdown": _CONNECTIONS_S, "ws": "none", "http": "h11"}
     # Whoever waits has a connection.
     most = max(service.web.max_connections, service.host.max_concurrency + service.host.max_queue)
-    server = _Server(uvicorn.Config(app, **options), on_listening, room_for(most), service.web.head_timeout_s)
+    connections = partial(
+        Connections,
+        most=room_for(most),
+        head_timeout_s=service.web.head_timeout_s,
+        on_refused=app.state.serving.metrics.refuse_connection,
+    )
+    server = _Server(uvicorn.Config(app, **options), on_listening, connections)
     await host.start()
     ending = _Ending(server, host)
     preload = asyncio.create_task(_preload(host, service.host.default_model))
@@ -114,11 +121,14 @@ class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers, which tells when it listens, and bounds its connections."""
 
     def __init__(
-        self, config: uvicorn.Config, on_listening: Callable[[], None], most: int, head_timeout_s: float
+        self,
+        config: uvicorn.Config,
+        on_listening: Callable[[], None],
+        watch_over: Callable[[Collection[Any]], Connections],
     ) -> None:
         super().__init__(config)
         self._on_listening = on_listening
-        self._connections = Connections(self.server_state.connections, most, head_timeout_s)
+        self._connections = watch_over(self.server_state.connections)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
