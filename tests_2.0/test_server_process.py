@@ -366,11 +366,12 @@ def test_the_model_that_is_loaded_first_is_allowed_too(cache: IsolatedCache) -> 
 
 @pytest.fixture
 def other_server() -> Iterator[int]:
-    """A web server that is none of ours: everything is `{}` there, and with a key 401."""
+    """A web server that is none of ours: everything is `{}` there, with a key 401, by the name of localhost 403."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(401 if self.headers.get("Authorization") else 200)
+            is_known = not self.headers.get("Host", "").startswith("localhost")
+            self.send_response(403 if not is_known else 401 if self.headers.get("Authorization") else 200)
             self.end_headers()
             self.wfile.write(b"{}")
 
@@ -387,12 +388,22 @@ def test_ps_without_a_server_is_a_clear_error(cache: IsolatedCache) -> None:
     result = call("ps", "--port", "1", "--json", env=cache.env)
     assert (result.code, result.error["type"]) == (1, "server_unreachable")
     assert "http://127.0.0.1:1" in result.error["message"]
+    assert result.error["hint"] == "mlxk2 serve --port 1"
+    elsewhere = call("ps", "--host", "::1", "--port", "1", "--json", env=cache.env)
+    assert elsewhere.error["hint"] == "mlxk2 ps --host ADDRESS --port N"
 
 
 def test_ps_knows_a_stranger(other_server: int, cache: IsolatedCache) -> None:
     result = call("ps", "--port", str(other_server), "--json", env=cache.env)
     assert (result.code, result.error["type"]) == (1, "server_unreachable")
     assert "no server of MLX Knife" in result.error["message"]
+    assert result.error["hint"] == "mlxk2 ps --port N"
+
+
+def test_ps_by_a_name_that_is_not_answered_says_by_which_to_ask(other_server: int, cache: IsolatedCache) -> None:
+    result = call("ps", "--host", "localhost", "--port", str(other_server), "--json", env=cache.env)
+    assert (result.code, result.error["type"]) == (1, "server_unreachable")
+    assert result.error["hint"] == f"mlxk2 ps --port {other_server}"
 
 
 def test_ps_with_a_wrong_key_says_so(other_server: int, cache: IsolatedCache) -> None:
@@ -408,7 +419,7 @@ def test_ps_opens_a_server_with_its_key(cache: IsolatedCache, tmp_path: Path) ->
         port = str(server.port)
         without = call("ps", "--port", port, "--json", env=cache.env)
         assert (without.error["type"], "demands a key" in without.error["message"]) == ("auth_error", True)
-        assert "--api-key-file FILE" in without.error["hint"]
+        assert without.error["hint"] == f"mlxk2 ps --port {port} --api-key-file FILE"
         told = call("ps", "--port", port, "--api-key", "second-key", "--json", env=cache.env)
         assert (told.data["state"], told.data["loaded"]) == ("none", [])
         shown = call("ps", "--port", port, env={**cache.env, "MLXK2_API_KEY": "first-key"})
@@ -418,6 +429,7 @@ def test_ps_opens_a_server_with_its_key(cache: IsolatedCache, tmp_path: Path) ->
         keys.write_text("third-key\n")
         wrong = call(*with_file, env=cache.env)
         assert (wrong.error["type"], "another key" in wrong.error["message"]) == ("auth_error", True)
+        assert wrong.error["hint"] == f"mlxk2 ps --port {port} --api-key-file FILE"
         keys.write_text("# none\n")
         assert "holds no key" in call(*with_file, env=cache.env).error["message"]
         assert "key" not in server.err.read_text()

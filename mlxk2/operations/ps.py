@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,6 +26,17 @@ class ServerAddress:
     def url(self) -> str:
         """The address as it is shown."""
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is one of this machine's own names."""
+        return self.host in ("127.0.0.1", "localhost")
+
+    def command(self, verb: str, *, host: str | None = None, port: int | str | None = None) -> str:
+        """Return a command with this address, or with another host or port; the usual ones go without saying."""
+        host, port = host or self.host, port or self.port
+        flags = f" --host {shlex.quote(host)}" if host != ServerAddress.host else ""
+        return f"mlxk2 {verb}{flags}" + (f" --port {port}" if port != ServerAddress.port else "")
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,10 @@ def ps(address: ServerAddress) -> PsResult:
     if status == 401:
         raise _locked(address)
     if status == 403:
-        raise ServerUnreachable(f"the server at {address.url} answers to other names only", hint="--host 127.0.0.1")
+        raise ServerUnreachable(
+            f"the server at {address.url} answers to other names only",
+            hint=address.command("ps", host=ServerAddress.host),
+        )
     try:
         told: Any = json.loads(body) if status == 200 else None
         loaded = tuple(_read(LoadedModel, model) for model in told["loaded"])
@@ -72,16 +87,16 @@ def ps(address: ServerAddress) -> PsResult:
         return PsResult(**{field.name: rest[field.name] for field in fields(PsResult)})
     except (ValueError, TypeError, KeyError) as error:
         raise ServerUnreachable(
-            f"what listens at {address.url} is no server of MLX Knife, or another version's", hint="--port N"
+            f"what listens at {address.url} is no server of MLX Knife, or another version's",
+            hint=address.command("ps", port="N"),
         ) from error
 
 
 def _locked(address: ServerAddress) -> AuthError:
-    if address.api_key is None:
-        return AuthError(
-            f"the server at {address.url} demands a key", hint="--api-key-file FILE, MLXK2_API_KEY, or --api-key KEY"
-        )
-    return AuthError(f"the server at {address.url} demands another key than the one given", hint="one of serve's own")
+    words = "a key" if address.api_key is None else "another key than the one given"
+    return AuthError(
+        f"the server at {address.url} demands {words}", hint=f"{address.command('ps')} --api-key-file FILE"
+    )
 
 
 def _read(kind: Any, told: Any) -> Any:
@@ -101,7 +116,7 @@ def _get(address: ServerAddress, path: str) -> tuple[int, bytes]:
     except (OSError, http.client.HTTPException) as error:
         raise ServerUnreachable(
             f"no server answers at {address.url} ({error or type(error).__name__})",
-            hint="mlxk2 serve starts one; --host and --port say where it listens",
+            hint=address.command("serve") if address.is_here else address.command("ps", host="ADDRESS", port="N"),
         ) from error
     finally:
         connection.close()
