@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from mlxk2.server.protocol import Command, Stop
+from mlxk2.server.protocol import Command, Generate, Stop
 
 from .reader import WasRead
+
+# Seconds that a request waits for another one, and for all that come with it, where nothing else is to be done.
+_NEXT_S, _COMPANY_S = 0.002, 0.03
 
 
 class Inbox:
@@ -27,11 +31,17 @@ class Inbox:
         self._arrived.put(news)
 
     def take(self, wait_s: float) -> list[Command | WasRead]:
-        """Return what has arrived; where that is nothing, wait so long for it."""
+        """Return what has arrived; where that is nothing, wait so long for it.
+
+        Requests that come together then are returned together: their prompts can be read side by side.
+        """
         found: list[Command | WasRead] = []
         with suppress(Empty):
             if wait_s > 0:
                 found.append(self._arrived.get(timeout=wait_s))
+                end = time.monotonic() + _COMPANY_S
+                while isinstance(found[-1], Generate) and time.monotonic() < end:
+                    found.append(self._arrived.get(timeout=_NEXT_S))
             while not self._arrived.empty():
                 found.append(self._arrived.get_nowait())
         return found
