@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from support.fake_host import MODEL, PART, FakeHost, RunningServer, Script, http_client, serving, wait_until
 
+from mlxk2.errors import UsageError
+
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 HTTP = http_client()
 
@@ -47,8 +49,27 @@ def users(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
+SCHEMA = {"type": "object"}
+FORM: dict[str, Any] = {"type": "json_schema", "schema": SCHEMA}
+CHAT_FORM = {"type": "json_object"}
+
+
+def functions(*names: str, parameters: Any = SCHEMA) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in names]
+
+
+def flat(*names: str, parameters: Any = SCHEMA) -> list[dict[str, Any]]:
+    return [{"type": "function", "name": name, "parameters": parameters} for name in names]
+
+
+# A form that an answer must have leaves no room for a call.
+TOOLS_AND_FORM: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"tools": functions("f"), "response_format": CHAT_FORM}, "response_format"),
+    (RESPONSES, {"tools": flat("f"), "text": {"format": {**FORM, "name": "x"}}}, "text.format"),
+    (MESSAGES, {"tools": [TOOL], "output_config": {"format": FORM}}, "output_config.format"),
+]
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
-    *((path, {"store": True}, "store", "False") for path in (CHAT, TEXT, RESPONSES)),
+    *((path, {"store": True}, "store", "false") for path in (CHAT, TEXT, RESPONSES)),
     *((path, {"service_tier": "priority"}, "service_tier", "'default'") for path in (CHAT, TEXT, RESPONSES)),
     (MESSAGES, {"service_tier": "priority"}, "service_tier", "'standard_only'"),
     *((path, {"prompt_cache_retention": "24h"}, "prompt_cache_retention", "in_memory") for path in (CHAT, RESPONSES)),
@@ -56,8 +77,8 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     (RESPONSES, {"text": {"verbosity": "high"}}, "text.verbosity", "'medium'"),
     (RESPONSES, {"reasoning": {"summary": "concise"}}, "reasoning.summary", "'auto'"),
     (RESPONSES, {"reasoning": {"generate_summary": "detailed"}}, "reasoning.generate_summary", "'auto'"),
-    (CHAT, {"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "False"),
-    (RESPONSES, {"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "False"),
+    (CHAT, {"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "false"),
+    (RESPONSES, {"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "false"),
     (RESPONSES, {"stream_options": {}}, "stream_options", "stream"),
     (CHAT, {"messages": users({"type": "text", "text": "a", "image_url": {"url": "x"}})}, "messages.0.content.0.image_url", "'text'"),
     (RESPONSES, {"input": users({"type": "input_text", "text": "a", "file_id": "x"})}, "input.0.content.0.file_id", "'input_text'"),
@@ -70,6 +91,20 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     (MESSAGES, {"tools": [{**TOOL, "input_examples": [{}]}]}, "tools.0.input_examples", "not supported"),
     (MESSAGES, {"cache_control": {"type": "forever"}}, "cache_control.type", "'ephemeral'"),
     (VECTORS, {"dimensions": 3}, "dimensions", "not supported"),
+    *((path, change, field, "tool_choice to none") for path, change, field in TOOLS_AND_FORM),
+    (CHAT, {**TOOLS_AND_FORM[0][1], "tool_choice": "required"}, "response_format", "tool_choice to none"),
+    (RESPONSES, {**TOOLS_AND_FORM[1][1], "tool_choice": "required"}, "text.format", "tool_choice to none"),
+    (MESSAGES, {**TOOLS_AND_FORM[2][1], "tool_choice": {"type": "any"}}, "output_config.format", "tool_choice to none"),
+    (CHAT, {"tools": functions("f", "g", "f")}, "tools.2.function.name", "tool 0"),
+    (RESPONSES, {"tools": flat("f", "f")}, "tools.1.name", "tool 0"),
+    (MESSAGES, {"tools": [TOOL, TOOL]}, "tools.1.name", "tool 0"),
+    *((CHAT, {"tools": functions(name)}, "tools.0.function.name", "A-Z") for name in ("", "a b", "f\n", "é", "f" * 129)),
+    (RESPONSES, {"tools": flat("a/b")}, "tools.0.name", "A-Z"),
+    (MESSAGES, {"tools": [{**TOOL, "name": "a b"}]}, "tools.0.name", "A-Z"),
+    (CHAT, {"tools": functions("f", parameters="x")}, "tools.0.function.parameters", "an object"),
+    (CHAT, {"tools": functions("f", parameters={"type": "array"})}, "tools.0.function.parameters.type", "object"),
+    (RESPONSES, {"tools": flat("f", parameters={"type": "string"})}, "tools.0.parameters.type", "object"),
+    (MESSAGES, {"tools": [{**TOOL, "input_schema": {"type": 5}}]}, "tools.0.input_schema.type", "object"),
 ]  # fmt: skip
 
 
@@ -97,6 +132,10 @@ AS_EVER: list[tuple[str, dict[str, Any]]] = [
     (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": 2048, "display": "summarized"}}),
     (MESSAGES, {"messages": users({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}})}),
     (VECTORS, {"user": "me", "encoding_format": None}),
+    (CHAT, {"tools": functions("a.b-c_D9", "f" * 128, parameters={}), "response_format": {"type": "text"}}),
+    (CHAT, {"tools": functions("f", parameters=None), "tool_choice": "none", "response_format": CHAT_FORM}),
+    (RESPONSES, {**TOOLS_AND_FORM[1][1], "tool_choice": "none"}),
+    (MESSAGES, {**TOOLS_AND_FORM[2][1], "tool_choice": {"type": "none"}}),
 ]  # fmt: skip
 
 
@@ -104,6 +143,35 @@ AS_EVER: list[tuple[str, dict[str, Any]]] = [
 def test_labels_and_what_is_done_anyway_are_taken(server: RunningServer, path: str, change: dict[str, Any]) -> None:
     answer = post(server, path, **change)
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+def test_without_a_choice_to_call_the_form_holds(server: RunningServer, path: str) -> None:
+    choice: Any = {"type": "none"} if path == MESSAGES else "none"
+    change = next(change for other, change, _ in TOOLS_AND_FORM if other == path)
+    assert post(server, path, **change, tool_choice=choice).status_code == 200
+    assert server.host.requests[0].constraint is not None
+
+
+def test_a_token_that_is_none_is_called_by_the_name_of_its_field(server: RunningServer) -> None:
+    server.host.script = Script(
+        error=UsageError("prompt: the model has no token 99999", hint="its ids go from 0 to 99")
+    )
+    error = post(server, VECTORS, input=[99999]).json()["error"]
+    assert (error["param"], error["message"][:7]) == ("input", "input: ")
+    error = post(server, TEXT, prompt=[99999]).json()["error"]
+    assert (error["param"], error["message"][:8]) == ("prompt", "prompt: ")
+
+
+@pytest.mark.parametrize("reason", ["length", "stop"])
+def test_thoughts_without_an_answer_are_alike_whole_and_streamed(server: RunningServer, reason: str) -> None:
+    server.host.script = Script(words=(), thoughts=("I ", "think"), reason=reason)
+    whole = post(server, RESPONSES).json()
+    last = json.loads(post(server, RESPONSES, stream=True).text.strip().rpartition("data: ")[2])["response"]
+    state = "incomplete" if reason == "length" else "completed"
+    for told in (whole, last):
+        assert [(item["type"], item["status"]) for item in told["output"]] == [("reasoning", state)]
+        assert told["status"] == state
 
 
 def test_a_tool_that_failed_is_told_to_the_model(server: RunningServer) -> None:

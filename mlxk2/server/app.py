@@ -16,7 +16,7 @@ from mlxk2 import __version__
 from mlxk2.errors import InternalError, MlxkError
 from mlxk2.server.access_log import AccessLog
 from mlxk2.server.bodies import Bodies
-from mlxk2.server.errors import TOO_LONG, MethodNotAllowed, NoSuchRoute
+from mlxk2.server.errors import MethodNotAllowed, NoSuchRoute
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.metrics import Metrics
 from mlxk2.server.models import Catalog, Models, nothing_cached
@@ -42,7 +42,7 @@ _ROUTERS = (*_APIS, heads_of(_APIS))
 _NAMES = {
     "/v1/chat/completions": chat_reading.NAMES,
     "/v1/completions": completions_reading.NAMES,
-    "/v1/embeddings": {TOO_LONG: "input"},
+    "/v1/embeddings": completions_reading.INPUT_NAMES,
     "/v1/responses": responses_reading.NAMES,
     "/v1/messages": anthropic_reading.NAMES,
 }

@@ -83,6 +83,9 @@ _OF_THE_MODEL = frozenset({
 TOO_LONG = ContextLengthExceeded.type
 _NAMED = re.compile(r"(prompt|suffix|messages|tools|tool_choice|input): ")
 _FLAG = re.compile(r"--([a-z][a-z-]*[a-z])")
+# As pydantic says what a field may be.
+_JSON_WORDS = {"True": "true", "False": "false", "None": "null"}
+_PYTHON_WORD = re.compile(r"\b(True|False|None)\b(?!')")
 # Of what a client calls a field, which can be anything.
 _LONGEST_NAME = 80
 
@@ -152,7 +155,9 @@ def field_path(problem: Mapping[str, Any], data: Any) -> tuple[Any, ...]:
 def _problem_words(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return "this field is not supported"
-    words = str(problem["msg"]).replace(" after validation", "")
+    words = str(problem["msg"]).replace(" after validation", "").replace("a valid dictionary", "an object")
+    if problem["type"] == "literal_error":
+        words = _PYTHON_WORD.sub(lambda match: _JSON_WORDS[match[0]], words)
     words = words[len("Value error, ") :] if words.startswith("Value error, ") else words
     return words[:1].lower() + words[1:]
 
@@ -174,8 +179,9 @@ def _in_words_of_the_api(error: MlxkError, names: Mapping[str, str]) -> tuple[st
             param = renamed(flag)
         message = _FLAG.sub(renamed, message)
         named = _NAMED.match(message)
-        if param is None and named:
-            param = named[1]
+        if named:
+            name = names.get(named[1], named[1])
+            param, message = param or name, name + message[named.end(1) :]
     if error.hint and not _FLAG.search(error.hint) and "mlxk2 " not in error.hint:
         message = f"{message}; {error.hint}"
     return message, param if isinstance(param, str) else None

@@ -38,11 +38,14 @@ def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationReq
         messages += _turn(message, f"messages.{number}.content")
     tools.check_tool_results(messages, "messages")
     wanted = body.output_config.format if body.output_config is not None else None
+    form = None if wanted is None else constraint_of(wanted.type, wanted.schema_, "output_config.format")
+    tools.check_functions(((tool.name, tool.input_schema) for tool in body.tools or ()), "tools.{}.input_schema")
+    choice = _choice(body)
     request = GenerationRequest(
         messages=tuple(messages),
-        constraint=None if wanted is None else constraint_of(wanted.type, wanted.schema_, "output_config.format"),
+        constraint=tools.form_beside_tools(form, body.tools, choice, "output_config.format"),
         tools=tuple(tools.function_tool(tool.name, tool.description, tool.input_schema) for tool in body.tools or ()),
-        tool_choice=_choice(body),
+        tool_choice=choice,
         parallel_tool_calls=body.tool_choice is None or body.tool_choice.disable_parallel_tool_use is not True,
         template_variables=_variables(body),
     )

@@ -26,12 +26,16 @@ def read_chat(body: ChatRequest, settings: ServerSettings) -> list[GenerationReq
     tools.check_tool_results(messages, "messages")
     if body.stream_options is not None and not body.stream:
         raise BadRequest("stream_options: only with stream", param="stream_options")
+    tools.check_functions(
+        ((tool.function.name, tool.function.parameters) for tool in body.tools or ()), "tools.{}.function.parameters"
+    )
+    choice = _choice(body)
     request = GenerationRequest(
         messages=messages,
         sampling=sampling_of(body, settings),
         max_tokens=budget_of(settings, max_completion_tokens=body.max_completion_tokens, max_tokens=body.max_tokens),
         stop=stops_of(body.stop),
-        constraint=_constraint(body),
+        constraint=tools.form_beside_tools(_constraint(body), body.tools, choice, "response_format"),
         top_logprobs=_logprobs(body),
         tools=tuple(
             tools.function_tool(
@@ -39,7 +43,7 @@ def read_chat(body: ChatRequest, settings: ServerSettings) -> list[GenerationReq
             )
             for tool in body.tools or ()
         ),
-        tool_choice=_choice(body),
+        tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         template_variables=variables,
     )

@@ -12,6 +12,8 @@ from mlxk2.server.settings import ServerSettings
 from .sampling import budget_of, choices_of, count_of, sampling_of, stops_of
 
 NAMES = {"logprobs": "logprobs", TOO_LONG: "prompt"}
+# Those of a text to embed.
+INPUT_NAMES = {"prompt": "input", TOO_LONG: "input"}
 _MOST_PROMPTS = 256
 # As many as OpenAI's API takes.
 _MOST_INPUTS = 2048

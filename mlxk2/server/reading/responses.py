@@ -17,7 +17,7 @@ from .parts import check_fields, text_of
 from .sampling import budget_of, sampling_of, stops_of
 from .variables import check_variables, effort_variables
 
-NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", TOO_LONG: "input"}
+NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "messages": "input", TOO_LONG: "input"}
 _EACH = ("type", "id", "status")
 _FIELDS = {
     "message": (*_EACH, "role", "phase", "content"),
@@ -34,17 +34,19 @@ def read_responses(body: ResponsesRequest, settings: ServerSettings) -> Generati
     effort = body.reasoning.effort if body.reasoning is not None else None
     variables = effort_variables(effort, body.chat_template_kwargs)
     check_variables(variables)
+    tools.check_functions(((tool.name, tool.parameters) for tool in body.tools or ()), "tools.{}.parameters")
+    choice = _choice(body)
     return GenerationRequest(
         messages=_messages(body),
         sampling=sampling_of(body, settings),
         max_tokens=budget_of(settings, max_output_tokens=body.max_output_tokens),
         stop=stops_of(body.stop),
-        constraint=_constraint(body),
+        constraint=tools.form_beside_tools(_constraint(body), body.tools, choice, "text.format"),
         top_logprobs=_logprobs(body),
         tools=tuple(
             tools.function_tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in body.tools or ()
         ),
-        tool_choice=_choice(body),
+        tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         template_variables=variables,
     )

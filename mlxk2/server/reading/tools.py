@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
-from mlxk2.runner.request import Message
+from mlxk2.runner.constraint import Constraint
+from mlxk2.runner.request import NONE, Message
 from mlxk2.server.errors import BadRequest
 from mlxk2.server.strict_json import NotAlike, parse
 
@@ -27,6 +28,34 @@ def known_tool(name: str, tools: Iterable[str], where: str = "tool_choice") -> s
 def no_tools() -> BadRequest:
     """Return the error that says that there is nothing to choose from."""
     return BadRequest("tool_choice: needs tools", param="tool_choice")
+
+
+def check_functions(functions: Iterable[tuple[str, Any]], place: str) -> None:
+    """Look through names and parameters; `place` is where those of number {} are.
+
+    Raises: BadRequest where two have one name, or parameters are those of no function.
+    """
+    known: dict[str, int] = {}
+    for number, (name, parameters) in enumerate(functions):
+        where = place.format(number)
+        if known.setdefault(name, number) != number:
+            at = where.rpartition(".")[0]
+            raise BadRequest(f"{at}.name: tool {known[name]} has the name {name!r} already", param=f"{at}.name")
+        kind = parameters.get("type", "object") if isinstance(parameters, Mapping) else "object"
+        if kind != "object":
+            raise BadRequest(
+                f'{where}.type: a function\'s parameters must be of the type "object"', param=f"{where}.type"
+            )
+
+
+def form_beside_tools(form: Constraint | None, tools: Sized | None, choice: str, name: str) -> Constraint | None:
+    """Return the form that the answer must have. Raises: BadRequest where calls may come, which have a form of their own."""
+    if form is not None and tools and choice != NONE:
+        raise BadRequest(
+            f"{name}: an answer of this form cannot call tools; set tool_choice to none, or leave out {name} or tools",
+            param=name,
+        )
+    return form
 
 
 def function_tool(name: str, description: str | None, parameters: Any, strict: bool | None = None) -> dict[str, Any]:

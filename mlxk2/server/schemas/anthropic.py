@@ -6,7 +6,7 @@ from typing import Any, Literal, Optional, Union
 
 from pydantic import Field
 
-from .strict import FewItems, Items, JsonObject, Strict
+from .strict import FewItems, Items, JsonObject, Strict, ToolName
 
 
 class CacheControl(Strict):
@@ -49,7 +49,7 @@ class AnthropicTool(Strict):
     """A tool of the client's own."""
 
     type: Literal["custom"] = "custom"
-    name: str = Field(min_length=1, max_length=128)
+    name: ToolName
     description: Optional[str] = None
     input_schema: JsonObject
     strict: Optional[bool] = None

@@ -6,7 +6,7 @@ from typing import Any, Literal, Optional, Union
 
 from pydantic import Field
 
-from .strict import FewItems, Items, JsonObject, SamplingFields, StopField, StreamOptions, Strict
+from .strict import FewItems, Items, JsonObject, SamplingFields, StopField, StreamOptions, Strict, ToolName
 
 
 class ContentPart(Strict):
@@ -56,7 +56,7 @@ class ChatMessage(Strict):
 class FunctionSpec(Strict):
     """A function that the model may call."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: ToolName
     description: Optional[str] = None
     parameters: Optional[JsonObject] = None
     strict: Optional[bool] = None

@@ -7,7 +7,7 @@ from typing import Any, Literal, Optional, Union
 from pydantic import Field
 
 from .openai_chat import CommonFields
-from .strict import FewItems, Items, JsonObject, Strict
+from .strict import FewItems, Items, JsonObject, Strict, ToolName
 
 
 class InputPart(Strict):
@@ -48,7 +48,7 @@ class FlatFunction(Strict):
     """A function that the model may call."""
 
     type: Literal["function"]
-    name: str = Field(min_length=1, max_length=128)
+    name: ToolName
     description: Optional[str] = None
     parameters: Optional[JsonObject] = None
     strict: Optional[bool] = None

@@ -9,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchem
 from pydantic_core import CoreSchema
 
 JsonObject = dict[str, Any]
+# What OpenAI and Anthropic take, and the dots that others write.
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 Words = Annotated[str, Field(min_length=1)]
 Item = TypeVar("Item")
 

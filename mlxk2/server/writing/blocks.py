@@ -71,7 +71,8 @@ def blocks_of(answer: Collected) -> list[Block]:
     blocks: list[Block] = []
     if answer.reasoning is not None:
         blocks.append(Block(THOUGHTS, 0, parts=[answer.reasoning]))
-    if answer.text or not answer.calls:
+    # As in a stream, only an answer without a word has an empty text.
+    if answer.text or not (blocks or answer.calls):
         blocks.append(Block(TEXT, len(blocks), parts=[answer.text], logprobs=answer.logprobs))
     blocks += [
         Block(CALL, len(blocks) + number, id, name, [arguments])
