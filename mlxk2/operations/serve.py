@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Callable
@@ -25,9 +27,9 @@ from mlxk2.server.host_types import HostSettings
 from mlxk2.server.protocol import EngineSpec
 from mlxk2.server.settings import ServerSettings
 from mlxk2.settings import Settings
-from mlxk2.store import workspace
-from mlxk2.store.model_ref import ModelRef
-from mlxk2.store.resolve import find_model
+from mlxk2.store import hf_cache, workspace
+from mlxk2.store.model_ref import WORKSPACE, ModelRef
+from mlxk2.store.resolve import ambiguous, find_among, find_model
 
 if TYPE_CHECKING:
     import socket
@@ -84,12 +86,12 @@ class Catalog:
     def __init__(self, options: ServeOptions, settings: Settings) -> None:
         self._options, self._settings = options, settings
         given = [name for name in (options.model, *options.models) if name is not None]
-        # By what was typed and by the full name.
-        self._given = {name: find_model(name, settings) for name in given}
-        self._given.update({ref.name: ref for ref in tuple(self._given.values()) if ref.kind == "workspace"})
-        names = [self._given[name].name for name in options.models]
+        found = {name: find_model(name, settings) for name in given}
+        # By the name that is listed.
+        self._folders = {ref.name: ref for ref in found.values() if ref.kind == WORKSPACE}
+        names = [found[name].name for name in options.models]
         if names and options.model is not None:
-            names.append(self._given[options.model].name)
+            names.append(found[options.model].name)
         self.names = tuple(dict.fromkeys(names))
 
     def resolve(self, name: str) -> EngineSpec:
@@ -112,33 +114,54 @@ class Catalog:
 
     def inspect(self, name: str) -> Inspection:
         """Return what is known of a model that may be asked for and runs here. Raises as `resolve` does."""
-        ref = self._find(name)
-        if self.names and ref.name not in self.names:
-            raise _unknown(name)
-        return runnable(ref)
+        return runnable(self._find(name))
 
     def list(self) -> tuple[ModelInfo, ...]:
         """Describe the models that can be asked for, sorted by name."""
-        folders = {ref.name: ref for ref in self._given.values() if ref.kind == "workspace"}
         known = {info.name: info for info in list_models(None, self._settings).models}
-        known.update({name: describe(ref) for name, ref in folders.items() if name not in known})
-        return tuple(
-            info
-            for name, info in sorted(known.items())
-            if info.runtime_compatible and (not self.names or name in self.names)
-        )
+        known.update({name: describe(ref) for name, ref in self._folders.items() if name not in known})
+        return tuple(info for name, info in sorted(known.items()) if info.runtime_compatible and self._may_ask(name))
 
     def _find(self, name: str) -> ModelRef:
-        given = self._given.get(name)
-        if given is not None and given.kind == "workspace":
+        given = self._folders.get(name)
+        if given is not None:
             return given
         if workspace.is_path(name):
             raise _unknown(name)
         try:
-            return find_model(name, self._settings)
+            return self._find_served(name)
         except errors.ModelNotFound:
             # Its hint speaks to somebody who may look at this machine's files.
             raise _unknown(name) from None
+
+    def _find_served(self, name: str) -> ModelRef:
+        """Find a model as every command does, among those that may be asked for: the others are as if not there."""
+        repos = tuple(repo for repo in hf_cache.scan(self._settings.hub_cache) if self._may_ask(repo.name))
+        given = tuple(self._folders.values())
+        places = {os.path.abspath(ref.path) for ref in given}
+        children = workspace.children(self._settings.workspace_home)
+        own = tuple(ref for ref in children if self._may_ask(ref.name) and os.path.abspath(ref.path) not in places)
+        try:
+            found = find_among(name, repos, (*given, *own))
+        except errors.AmbiguousMatch as error:
+            return self._of_sound_ones(name, error.extra["matches"])
+        alike = [ref.name for ref in given if ref != found and workspace.own_name(ref) == name]
+        if alike:
+            raise ambiguous(name, sorted([found.name, *alike]))
+        return found
+
+    def _of_sound_ones(self, text: str, matches: Iterable[str]) -> ModelRef:
+        """Choose among what a text fits: what cannot run here is not meant. Raises: ModelNotFound, AmbiguousMatch."""
+        sound = {info.name for info in self.list()}
+        left = [name for name in matches if name.partition("@")[0] in sound or name in sound]
+        if not left:
+            raise _unknown(text)
+        if len(left) > 1:
+            raise ambiguous(text, left)
+        return self._folders.get(left[0]) or find_model(left[0], self._settings)
+
+    def _may_ask(self, name: str) -> bool:
+        return not self.names or name in self.names
 
 
 def prepare(

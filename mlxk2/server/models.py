@@ -48,11 +48,12 @@ class Models:
         return [models[name] for name in sorted(models)]
 
     async def one(self, name: str) -> dict[str, Any]:
-        """Return one model. Raises: ModelNotFound."""
-        found = [model for model in await self.listed() if model["id"] == name]
-        if not found:
+        """Return one model, by any name that a request may give it. Raises: ModelNotFound, what `name_of` raises."""
+        models = {model["id"]: model for model in await self.listed()}
+        found = models.get(name) or models.get(await self._host.name_of(name))
+        if found is None:
             raise ModelNotFound(f"the model {name[:100]!r} does not exist, or cannot be run", param="model")
-        return found[0]
+        return found
 
     async def _fresh(self) -> Sequence[ModelInfo]:
         async with self._lock:

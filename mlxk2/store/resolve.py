@@ -12,6 +12,9 @@ from mlxk2.store.hf_cache import CachedRepo
 from mlxk2.store.layout import DEFAULT_ORGANISATION, is_commit_prefix, name_problem, revision_problem
 from mlxk2.store.model_ref import ModelRef
 
+# Of the models that an ambiguous name fits.
+_MOST_SHOWN = 5
+
 
 class ModelSpec(NamedTuple):
     """A model argument taken apart: "org/model@rev" is name "org/model", revision "rev"."""
@@ -41,18 +44,27 @@ def find_model(text: str, settings: Settings) -> ModelRef:
     """
     if workspace.is_path(text):
         return _existing_folder(text, settings)
+    return find_among(text, hf_cache.scan(settings.hub_cache), workspace.children(settings.workspace_home))
+
+
+def find_among(text: str, repos: tuple[CachedRepo, ...], own: tuple[ModelRef, ...]) -> ModelRef:
+    """Find the one model that `text` means; folders, `own`, go by the last part of their path. No text is a path here.
+
+    Raises: ModelNotFound, AmbiguousMatch (`matches`), HashNotFound (`available_hashes`).
+    """
     spec = ModelSpec.parse(text)
     if not spec.name and spec.revision is not None:
-        return _only(spec, _by_commit(spec.revision, settings))
+        return _only(spec, _by_commit(spec.revision, repos))
     check_names(spec)
-    repos = hf_cache.scan(settings.hub_cache)
     found = _exact(spec.name, repos)
     if found is not None:
         return select_revision(found, spec)
-    own = workspace.children(settings.workspace_home) if spec.revision is None else ()
-    named = _of_this_name(spec.name, own)
-    if named is not None:
-        return named
+    own = own if spec.revision is None else ()
+    named = [ref for ref in own if workspace.own_name(ref) == spec.name]
+    if len(named) > 1:
+        raise ambiguous(spec.text, sorted(ref.name for ref in named))
+    if named:
+        return named[0]
     if "/" in spec.name:
         raise _not_found(spec, repos)
     return _the_similar_one(spec, repos, own)
@@ -73,7 +85,7 @@ def find_cached(spec: ModelSpec, settings: Settings) -> RepoMatch:
     if not similar:
         raise _not_found(spec, repos)
     if len(similar) > 1:
-        raise _ambiguous(spec.text, sorted(r.name for r in similar))
+        raise ambiguous(spec.text, sorted(r.name for r in similar))
     return RepoMatch(similar[0], exact=False)
 
 
@@ -96,7 +108,7 @@ def models_to_check(text: str | None, settings: Settings) -> tuple[ModelRef, ...
         return match_models(text, settings)
     spec = ModelSpec.parse(text)
     if not spec.name and spec.revision is not None:
-        return _by_commit(spec.revision, settings)
+        return _by_commit(spec.revision, hf_cache.scan(settings.hub_cache))
     exact = _exact(spec.name, hf_cache.scan(settings.hub_cache))
     if exact is not None:
         return (_revision_or_problem(exact, spec),)
@@ -107,7 +119,7 @@ def models_to_check(text: str | None, settings: Settings) -> tuple[ModelRef, ...
         named = _of_this_name(spec.name, found)
         return found if named is None else (named,)
     if len(found) > 1:
-        raise _ambiguous(spec.text, [ref.name for ref in found])
+        raise ambiguous(spec.text, [ref.name for ref in found])
     repos = [r for r in hf_cache.scan(settings.hub_cache) if found and r.name == found[0].name]
     return tuple(_revision_or_problem(repo, spec) for repo in repos)
 
@@ -130,7 +142,7 @@ def find_snapshot(repo: CachedRepo, revision: str) -> str:
             return revision
     hits = [n for n in names if is_commit_prefix(revision) and n.startswith(revision.lower())]
     if len(hits) > 1:
-        raise _ambiguous(f"{repo.name}@{revision}", [f"{repo.name}@{hit}" for hit in sorted(hits)])
+        raise ambiguous(f"{repo.name}@{revision}", [f"{repo.name}@{hit}" for hit in sorted(hits)])
     if not hits:
         available = [name[:8] for name in names]
         raise HashNotFound(
@@ -175,19 +187,19 @@ def _contains(name: str, part: str) -> bool:
 
 def _the_similar_one(spec: ModelSpec, repos: tuple[CachedRepo, ...], own: tuple[ModelRef, ...]) -> ModelRef:
     cached = [r for r in repos if _contains(r.name, spec.name)]
-    folders = [w for w in own if _contains(w.name, spec.name)]
+    folders = [w for w in own if _contains(workspace.own_name(w), spec.name)]
     if not cached and not folders:
         raise _not_found(spec, repos)
     if len(cached) + len(folders) > 1:
-        raise _ambiguous(spec.text, sorted([r.name for r in cached] + [w.name for w in folders]))
+        raise ambiguous(spec.text, sorted([r.name for r in cached] + [w.name for w in folders]))
     return folders[0] if folders else select_revision(cached[0], spec)
 
 
-def _by_commit(revision: str, settings: Settings) -> tuple[ModelRef, ...]:
+def _by_commit(revision: str, repos: tuple[CachedRepo, ...]) -> tuple[ModelRef, ...]:
     if not is_commit_prefix(revision):
         return ()
     found = []
-    for repo in hf_cache.scan(settings.hub_cache):
+    for repo in repos:
         found += [repo.to_ref(name) for name in repo.snapshots() if name.startswith(revision.lower())]
     return tuple(found)
 
@@ -198,7 +210,7 @@ def _only(spec: ModelSpec, refs: tuple[ModelRef, ...]) -> ModelRef:
             f"no cached model has the revision '{spec.revision}'", hint="give at least 4 hex characters, or the name"
         )
     if len(refs) > 1:
-        raise _ambiguous(spec.text, sorted(f"{ref.name}@{ref.path.name}" for ref in refs))
+        raise ambiguous(spec.text, sorted(f"{ref.name}@{ref.path.name}" for ref in refs))
     return refs[0]
 
 
@@ -211,10 +223,11 @@ def _revision_or_problem(repo: CachedRepo, spec: ModelSpec) -> ModelRef:
         return ModelRef(missing.name, missing.path, None, missing.kind, problem)
 
 
-def _ambiguous(text: str, matches: list[str]) -> AmbiguousMatch:
-    return AmbiguousMatch(
-        f"'{text}' fits {len(matches)} models", hint="one of: " + ", ".join(matches[:5]), matches=matches
-    )
+def ambiguous(text: str, matches: list[str]) -> AmbiguousMatch:
+    """Say which models a text fits: some of them in the hint, all in `matches`."""
+    more = f" and {len(matches) - _MOST_SHOWN} more" if len(matches) > _MOST_SHOWN else ""
+    hint = "one of: " + ", ".join(matches[:_MOST_SHOWN]) + more
+    return AmbiguousMatch(f"'{text}' fits {len(matches)} models", hint=hint, matches=matches)
 
 
 def _not_found(spec: ModelSpec, repos: tuple[CachedRepo, ...]) -> ModelNotFound:

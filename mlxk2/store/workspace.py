@@ -23,6 +23,11 @@ def from_path(text: str, home: Path) -> ModelRef:
     return ModelRef(text, path, None, WORKSPACE, problem)
 
 
+def own_name(ref: ModelRef) -> str:
+    """Return the last part of a folder's path as it was typed, links not followed."""
+    return os.path.basename(os.path.abspath(ref.path))
+
+
 def children(workspace_home: Path | None) -> tuple[ModelRef, ...]:
     """List the model folders directly below the workspace home, sorted by name; none without a home."""
     if workspace_home is None:
