@@ -31,7 +31,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("health", "check that models are complete and sound"),
     Verb("pull", "fetch a model from the Hub into the cache; resumes, verifies, repairs"),
     Verb("run", "ask a model, and print its answer as it comes", intermixed=True),
-    Verb("serve", "answer requests over HTTP, as OpenAI's API does", alias="server"),
+    Verb("serve", "answer requests over HTTP, as OpenAI's and Anthropic's APIs do", alias="server"),
     Verb("ps", "show what a running server has loaded, and how busy it is"),
     Verb("rm", "remove a model, or one revision of it, from the cache"),
     Verb("convert", "turn a GGUF file or a model folder into an MLX model folder"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,18 +18,26 @@ DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", re.IGNORECASE)
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/:?#@\[\]\s,*]+)(:\d{1,5})?", re.IGNORECASE)
+_NEW_KEY = "openssl rand -hex 24 makes one"
+_FILE_FORM = "one key a line; a comment has a line of its own, which begins with #"
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Declare what is served."""
-    parser.add_argument("--model", metavar="MODEL", help="load this one at the start; requests that name none get it")
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="load this one at the start (a name, or a folder: ./dir); requests that name none get it",
+    )
     parser.add_argument(
         "--models",
         action="append",
         default=[],
         metavar="A,B",
-        help="serve only these (names, or folders: ./dir); may be repeated",
+        help="serve only these (names, or folders: ./dir), and the one of --model; may be repeated",
     )
     parser.add_argument("--max-tokens", type=_positive, metavar="N", help="limit of answers whose request sets none")
     parser.add_argument(
@@ -46,7 +55,12 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 def add_access(parser: argparse.ArgumentParser) -> None:
     """Declare where the server listens, and whom it answers."""
-    parser.add_argument("--host", default=DEFAULT_HOST, metavar="ADDRESS", help="where to listen (default 127.0.0.1)")
+    parser.add_argument(
+        "--host",
+        default=DEFAULT_HOST,
+        metavar="ADDRESS",
+        help="where to listen; 0.0.0.0 lets other machines in (default 127.0.0.1)",
+    )
     parser.add_argument(
         "--port", type=port, default=DEFAULT_PORT, metavar="N", help="0 takes a free one (default 8000)"
     )
@@ -58,12 +72,11 @@ def add_access(parser: argparse.ArgumentParser) -> None:
         help="demand this key (others see it in the list of processes: better a file, or MLXK2_API_KEY); may be repeated",
     )
     parser.add_argument("--api-key-file", metavar="FILE", help="demand one of the keys in FILE, one a line")
-    parser.add_argument(
-        "--insecure", action="store_true", help="listen on other addresses than this machine's own without a key"
-    )
+    parser.add_argument("--insecure", action="store_true", help="start without a key even where other machines can ask")
     parser.add_argument(
         "--allowed-host",
         action="append",
+        type=_host,
         default=[],
         metavar="NAME",
         help="answer requests whose Host header is NAME, as a proxy sends it; may be repeated",
@@ -71,6 +84,7 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cors-origin",
         action="append",
+        type=_origin,
         default=[],
         metavar="ORIGIN",
         help="let pages of this site ask, such as https://example.org; * for all; may be repeated",
@@ -101,7 +115,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-body-bytes",
-        type=_size,
+        type=_some_bytes,
         default=_size("32MiB"),
         metavar="N",
         help="refuse larger requests: bytes, or 1MB, 32MiB (default 32MiB)",
@@ -164,14 +178,20 @@ def _log_level(args: argparse.Namespace, *, quiet: bool) -> str:
 def _keys(args: argparse.Namespace, settings: Settings) -> tuple[str, ...]:
     """Gather the keys of the command line, the file and the environment. Raises: UsageError."""
     keys = list(args.api_key)
+    for key in keys:
+        _check_key(key, "--api-key", _NEW_KEY)
     if args.api_key_file is not None:
         keys += keys_in(args.api_key_file)
     if settings.api_key is not None:
+        _check_key(settings.api_key, "MLXK2_API_KEY", _NEW_KEY)
         keys.append(settings.api_key)
-    for key in keys:
-        if not (key and key.isascii() and key.isprintable() and " " not in key):
-            raise UsageError("an API key must be printable ASCII without blanks", hint="openssl rand -hex 24 makes one")
     return tuple(dict.fromkeys(keys))
+
+
+def _check_key(key: str, source: str, hint: str) -> None:
+    """Raise UsageError, which never shows the key, unless a header can carry it."""
+    if not (key and key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError(f"{source}: an API key must be printable ASCII without blanks", hint=hint)
 
 
 def keys_in(name: str) -> list[str]:
@@ -180,10 +200,13 @@ def keys_in(name: str) -> list[str]:
         lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--api-key-file: {name} cannot be read: {error}") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
+    keys = [(number, line) for number, line in numbered if line and not line.startswith("#")]
     if not keys:
-        raise UsageError(f"--api-key-file: {name} holds no key", hint="one key a line; # begins a comment")
-    return keys
+        raise UsageError(f"--api-key-file: {name} holds no key", hint=_FILE_FORM)
+    for number, key in keys:
+        _check_key(key, f"--api-key-file: {name}, line {number}", _FILE_FORM)
+    return [key for _, key in keys]
 
 
 def _positive(text: str) -> int:
@@ -223,3 +246,32 @@ def _size(text: str) -> int:
         raise argparse.ArgumentTypeError(f"'{text}' is no size: bytes, or 512MB, 2GiB")
     number, unit, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
+
+
+def _some_bytes(text: str) -> int:
+    size = _size(text)
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' would refuse every request: 1 byte or more, as in 32MiB")
+    return size
+
+
+def _host(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        pass
+    if not _HOST.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no host: a name or address alone, without scheme, port and path, as in models.example.org"
+        )
+    return text
+
+
+def _origin(text: str) -> str:
+    """Read an origin as browsers send it: in small letters, without a slash at its end."""
+    origin = text[:-1] if text.endswith("/") else text
+    if text != "*" and not (origin.isascii() and _ORIGIN.fullmatch(origin)):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no origin: scheme and host, with its port if it has one, as in https://example.org; or *"
+        )
+    return origin.lower()

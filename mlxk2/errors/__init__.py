@@ -27,8 +27,8 @@ from mlxk2.errors.hub import (
 from mlxk2.errors.root import MlxkError
 
 __all__ = [
-    "AccessDenied", "AddressInUse", "AmbiguousMatch", "AuthError", "BatchIncomplete", "BranchCreateFailed", "CacheNotFound",
-    "CloneFailed", "CloneOperationError", "ClonePullFailed", "CloneSourceMissing", "CloneUnhealthy",
+    "AccessDenied", "AddressInUse", "AddressNotAvailable", "AmbiguousMatch", "AuthError", "BatchIncomplete",
+    "BranchCreateFailed", "CacheNotFound", "CloneFailed", "CloneOperationError", "ClonePullFailed", "CloneSourceMissing", "CloneUnhealthy",
     "ContextLengthExceeded", "ConversionFailed", "DeletionFailed", "DependencyMissing", "DownloadFailed",
     "EngineLost", "FilesystemError", "GenerationFailed", "HashNotFound", "HealthCheckFailed", "IncompatibleModel",
     "InsufficientMemory", "InsufficientSpace", "InternalError", "Interrupted", "InvalidName", "InvalidSource",
@@ -245,10 +245,17 @@ class ServerStopping(MlxkError):
 
 
 class AddressInUse(MlxkError):
-    """The server cannot listen there: another program does, or the address is not of this machine."""
+    """The server cannot listen there: another program does."""
 
     type = "address_in_use"
     http_status = 409
+
+
+class AddressNotAvailable(MlxkError):
+    """The server cannot listen there: the address is not of this machine, or leads nowhere."""
+
+    type = "address_not_available"
+    http_status = 400
 
 
 class ServerUnreachable(MlxkError):

@@ -175,7 +175,7 @@ def prepare(
 
     `python` and `mlx_lm`: the versions in use; None asks what is installed.
 
-    Raises: DependencyMissing, UsageError, AddressInUse, what Catalog.resolve raises.
+    Raises: DependencyMissing, UsageError, AddressInUse, AddressNotAvailable, PermissionDenied, what Catalog.resolve raises.
     """
     check_packages(python, mlx_lm or installed_version("mlx-lm"))
     web = options.web
