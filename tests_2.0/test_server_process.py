@@ -127,6 +127,28 @@ def test_a_stream_is_cut_and_no_engine_stays(number: int, slow: tuple[RunningSer
 
 
 @needs_server
+@pytest.mark.parametrize("part", ["slow", "deaf"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_who_asks_twice_waits_no_longer(number: int, part: str, tmp_path: Path) -> None:
+    folder = str(scripted_model(tmp_path / part, "Hello there."))
+    with running(FAKE, folder) as server:
+        engine = server.wait_for_engine()
+        streams = [server.stream(folder)] if part == "slow" else []
+        server.process.send_signal(number)
+        wait_until(lambda: "Shutting down" in server.err.read_text(), "the end has begun")
+        began = time.monotonic()
+        server.process.send_signal(number)
+        for connection, answer in streams:
+            assert b"server_stopping" in answer.read()
+            connection.close()
+        server.process.wait(20)
+        assert time.monotonic() - began < 1.5
+        assert gone(engine)
+        assert can_listen(server.port)
+        assert "Traceback" not in server.err.read_text()
+
+
+@needs_server
 @pytest.mark.parametrize("how", ["hang", "deaf", "stopped"])
 def test_an_engine_that_is_stuck_does_not_hold_up_the_end(how: str, tmp_path: Path) -> None:
     folder = str(scripted_model(tmp_path / ("slow" if how == "stopped" else how), "Hello there."))
@@ -222,7 +244,17 @@ def test_an_address_of_another_machine_is_a_clear_error(cache: IsolatedCache) ->
     done = subprocess.run(
         words, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **cache.env}
     )
-    assert checked(done.stdout, done.returncode)["error"]["type"] == "address_in_use"
+    error = checked(done.stdout, done.returncode)["error"]
+    assert (error["type"], "not an address of this machine" in error["message"]) == ("address_not_available", True)
+    assert "--host 127.0.0.1" in error["hint"] and "--port" not in error["hint"]
+
+
+@needs_server
+@pytest.mark.parametrize("host", ["a" * 70, "a..b"])
+def test_a_name_that_leads_nowhere_is_a_clear_error(host: str, cache: IsolatedCache) -> None:
+    error = call("serve", "--host", host, "--port", "0", "--insecure", "--json", env=cache.env).error
+    assert (error["type"], host in error["message"]) == ("address_not_available", True)
+    assert "--host 127.0.0.1" in error["hint"] and "--port" not in error["hint"]
 
 
 @needs_server
@@ -255,12 +287,40 @@ def test_a_broken_model_is_an_error_at_once(cache: IsolatedCache) -> None:
         ("--port", "65536"), ("--port", "x"), ("--max-tokens", "0"), ("--max-concurrency", "0"), ("--idle-timeout", "0"),
         ("--idle-timeout", "nan"), ("--max-body-bytes", "lots"), ("--prefix-cache-bytes", "-1"), ("--log-level", "loud"),
         ("--api-key", "two words"), ("--api-key", ""), ("--api-key", "schlüssel"), ("--api-key-file", "/no/such/file"),
+        ("--cors-origin", "example.org"), ("--cors-origin", "https://example.org/page"), ("--cors-origin", "https://*.example.org"),
+        ("--cors-origin", "https://a.org,https://b.org"), ("--cors-origin", "null"), ("--cors-origin", ""),
+        ("--allowed-host", "http://x"), ("--allowed-host", "x:8000"), ("--allowed-host", "*"), ("--allowed-host", "[::1]"),
+        ("--max-body-bytes", "0"), ("--max-body-bytes", "0.1"),
     ],
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_values_are_usage_errors(words: tuple[str, ...], cache: IsolatedCache) -> None:
-    result = call("serve", *words, "--json", env=cache.env)
+    # Where the value is taken, nothing is served all the same.
+    result = call("serve", *words, "--model", "no-such-model", "--json", env=cache.env)
     assert (result.code, result.error["type"]) == (2, "CommandError")
+    assert words[0] in result.error["message"]
+
+
+@needs_server
+def test_an_origin_is_taken_as_people_write_it(cache: IsolatedCache) -> None:
+    given = ("--cors-origin", "HTTPS://Example.org/", "--cors-origin", "http://[::1]:3000", "--allowed-host", "My.box")
+    with running(CLI, "--json", "--port", "0", *given, env=cache.env) as server:
+        for origin in ("https://example.org", "http://[::1]:3000"):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+            connection.request("GET", "/v1/models", headers={"Host": "my.box", "Origin": origin})
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, origin)
+            connection.close()
+
+
+@pytest.mark.parametrize("command", ["serve", "ps"])
+def test_a_wrong_line_of_a_key_file_is_named_and_not_shown(command: str, cache: IsolatedCache, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# mine\n\n  # indented\nsecretkey0\nsecretkey1   # trailing\n")
+    result = call(command, "--api-key-file", str(file), "--port", "1", "--json", env=cache.env)
+    assert (result.code, result.error["type"]) == (2, "CommandError")
+    assert f"{file}, line 5" in result.error["message"]
+    assert "line of its own" in result.error["hint"] and "secretkey" not in result.stdout
 
 
 def test_an_empty_key_file_is_no_open_door(cache: IsolatedCache, tmp_path: Path) -> None:

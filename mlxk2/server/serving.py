@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Collection, Iterator
@@ -13,7 +14,7 @@ from typing import Any, Callable
 
 import uvicorn
 
-from mlxk2.errors import AddressInUse, InternalError, MlxkError
+from mlxk2.errors import AddressInUse, AddressNotAvailable, InternalError, MlxkError, PermissionDenied
 from mlxk2.server.access_log import uvicorn_options
 from mlxk2.server.app import create_app
 from mlxk2.server.connections import Connections, bounded, room_for
@@ -27,6 +28,7 @@ from mlxk2.server.settings import ServerSettings
 # Seconds: for everything after a signal, and for connections that do not end by themselves.
 STOP_S, _CONNECTIONS_S = 4.2, 4
 _BACKLOG = 2048
+_HOSTS = "--host 127.0.0.1 for this machine alone, --host 0.0.0.0 for all its addresses"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,25 +44,43 @@ class Service:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 takes a free one. Raises: AddressInUse."""
+    """Return a socket that listens; port 0 takes a free one.
+
+    Raises: AddressInUse, AddressNotAvailable, PermissionDenied.
+    """
     try:
         kind, kind_of, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(kind, kind_of, protocol)
     except (OSError, UnicodeError) as error:
-        raise AddressInUse(f"'{host}' is no address of this machine: {error}", hint="--host 127.0.0.1") from error
+        reason = error.strerror if isinstance(error, OSError) else "this is no name"
+        raise AddressNotAvailable(f"cannot listen on {host}: {reason}", hint=_HOSTS) from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
-        raise AddressInUse(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            hint=f"another port: --port {port + 1 if 0 < port < 65535 else 8001}; --port 0 takes a free one",
-        ) from error
+        raise _no_listening(host, port, error) from error
     return listening
+
+
+def _no_listening(host: str, port: int, error: OSError) -> MlxkError:
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        other = port + 1 if 0 < port < 65535 else 8001
+        return AddressInUse(
+            f"cannot listen on {where}: {error.strerror}",
+            hint=f"another port: --port {other}; --port 0 takes a free one",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(
+            f"cannot listen on {where}: {error.strerror}", hint="a port of 1024 or more: --port 8000"
+        )
+    no_address = error.errno == errno.EADDRNOTAVAIL
+    reason = "this is not an address of this machine" if no_address else error.strerror
+    return AddressNotAvailable(f"cannot listen on {where}: {reason}", hint=_HOSTS)
 
 
 def serve(service: Service, listening: socket.socket, on_listening: Callable[[], None]) -> int:
