@@ -28,8 +28,9 @@ class Told:
     def step(self, seconds: float, *events: EngineEvent, can_wait: bool = True) -> list[tuple[Any, ...]]:
         """Let a step take so long and tell of its events; return the messages that came."""
         self.now += seconds
+        is_due = self._outbox.is_due() or not can_wait
         self._outbox.put(events)
-        self._outbox.send(can_wait=can_wait)
+        self._outbox.send(is_due=is_due)
         messages = []
         while self._line.poll():
             messages.append(self._line.recv())

@@ -40,6 +40,9 @@ class EndlessReply:
     def take(self, _step: Step) -> tuple[()]:
         return ()
 
+    def tell(self) -> tuple[()]:
+        return ()
+
 
 @dataclass
 class Device:

@@ -44,8 +44,16 @@ class Turn:
 
     def take(self, step: Step) -> tuple[Delta, ...]:
         """Return what can be shown now that the engine has made a step."""
+        self.note(step)
+        return self.say(step)
+
+    def note(self, step: Step) -> None:
+        """Count a step, the text of which nobody needs yet; `say` must follow for each, in their order."""
         self._clock.count()
         self._said.append(step.token)
+
+    def say(self, step: Step) -> tuple[Delta, ...]:
+        """Return what can be shown of a step that was noted."""
         deltas = self.text.feed(step.token)
         if step.logprobs is not None and step.token not in self.prompt.stop_ids:
             self.chosen.append(self._chosen_token(step))

@@ -137,14 +137,15 @@ class _Loop:
             self._told.append(Counted(command.id, found))
 
     def _send(self, *, can_wait: bool) -> None:
+        is_due = self._outbox.is_due() or not can_wait
         self._outbox.put(self._told)
-        self._outbox.put(self._scheduler.events())
+        self._outbox.put(self._scheduler.events(with_text=is_due))
         self._told = []
         now, is_busy = time.monotonic(), self._scheduler.is_busy
         if now >= self._next_status or is_busy is not self._was_busy:
             self._next_status, self._was_busy = now + _STATUS_EVERY_S, is_busy
             self._outbox.put((self._scheduler.status(),))
-        self._outbox.send(can_wait=can_wait)
+        self._outbox.send(is_due=is_due)
 
     def _until_status(self) -> float:
         return max(self._next_status - time.monotonic(), 0.001)

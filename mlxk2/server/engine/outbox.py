@@ -46,14 +46,18 @@ class Outbox:
         """Nobody waits for a request's events any more."""
         self._silent.discard(id)
 
-    def send(self, *, can_wait: bool) -> None:
-        """Send what waits; with `can_wait` not before it is time, as far as the last step tells how long the next one takes."""
+    def is_due(self) -> bool:
+        """Whether it is time to send text, as far as the last step tells how long the next one takes. Asked once a step."""
         now = self._clock()
         step_s, self._asked = now - self._asked, now
-        if not self._waiting or (can_wait and not self._is_urgent and now + step_s < self._sent + _PAUSE_S):
+        return now + step_s >= self._sent + _PAUSE_S
+
+    def send(self, *, is_due: bool) -> None:
+        """Send what waits, where it is due or something is urgent."""
+        if not self._waiting or not (is_due or self._is_urgent):
             return
         message = tuple(_joined(self._waiting))
-        self._waiting, self._is_urgent, self._sent = [], False, now
+        self._waiting, self._is_urgent, self._sent = [], False, self._clock()
         # Connection.send would make a pickler of its own each time.
         self._line.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 

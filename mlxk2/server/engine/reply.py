@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from mlxk2.events import ANSWER, Delta
@@ -37,6 +39,9 @@ class Reply:
         self._positions = positions
         self._tools = tools
         self._told = self._tokens_told = 0
+        # Steps whose text waits until it is told: where no text ends the answer, nothing depends on it.
+        self._untold: list[Step] = []
+        self._can_wait = tools is None and not prompt.request.stop
         self._has_begun = False
         self.is_finished = False
 
@@ -60,15 +65,24 @@ class Reply:
         return (Begun(self.id, len(self.turn.prompt.ids), cached_tokens),)
 
     def take(self, step: Step) -> tuple[RequestEvent, ...]:
-        """Return what is to be told of a step."""
-        deltas = self.turn.take(step)
-        return tuple(self._told_of(deltas)) if deltas else ()
+        """Take a step, and return what is to be told of it at once; `tell` returns the rest."""
+        self.turn.note(step)
+        self._untold.append(step)
+        if self._can_wait and self._tokens_told and step.token not in self.turn.prompt.stop_ids:
+            return ()
+        return self.tell()
+
+    def tell(self) -> tuple[RequestEvent, ...]:
+        """Return what is to be told of the steps since the last time. Raises: GenerationFailed."""
+        steps, self._untold = self._untold, []
+        deltas = [delta for step in steps for delta in self.turn.say(step)]
+        return tuple(self._told_of(_joined(deltas))) if deltas else ()
 
     def finish(self) -> tuple[RequestEvent, ...]:
         """Return the last events."""
         self.is_finished = True
         turn = self.turn
-        events = list(self._told_of(turn.text.finish()))
+        events = [*self.tell(), *self._told_of(turn.text.finish())]
         if self.is_over:
             turn.end()
         if self._tools is not None:
@@ -126,3 +140,11 @@ class Reply:
         except ValueError as error:
             return str(error)
         return None
+
+
+def _joined(deltas: Sequence[Delta]) -> Sequence[Delta]:
+    """Make one delta of those that follow each other on one channel."""
+    if len(deltas) < 2:
+        return deltas
+    by_channel = groupby(deltas, attrgetter("channel"))
+    return [Delta(channel, "".join(delta.text for delta in group)) for channel, group in by_channel]

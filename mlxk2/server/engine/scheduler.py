@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sized
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mlxk2 import errors
@@ -62,8 +63,10 @@ class Scheduler:
         """Whether the next step will take about as long as the last one: all rows say something, none reads its prompt."""
         return bool(self._rows) and not self._embedder and all(reply.turn.tokens for reply in self._rows.values())
 
-    def events(self) -> tuple[RequestEvent, ...]:
-        """Return what is to be told since the last time."""
+    def events(self, *, with_text: bool = True) -> tuple[RequestEvent, ...]:
+        """Return what is to be told since the last time; without text, what cannot wait."""
+        if with_text:
+            self._tell_text()
         told, self._events = tuple(self._events), []
         return told
 
@@ -94,7 +97,7 @@ class Scheduler:
 
     def embed(self, id: str, texts: list[tuple[int, ...]]) -> None:
         """Take texts to embed."""
-        self._embedder.take(id, texts)
+        self._events += self._embedder.take(id, texts)
 
     def cancel(self, id: str) -> None:
         """Forget a request; one that is unknown is over already."""
@@ -214,6 +217,15 @@ class Scheduler:
             self._fail(reply, Problem.of(error))
         return True
 
+    def _tell_text(self) -> None:
+        """Let the answers say what they have kept back."""
+        for row, reply in list(self._rows.items()):
+            try:
+                self._events += reply.tell()
+            except errors.MlxkError as error:
+                self._leave([row])
+                self._fail(reply, Problem.of(error))
+
     def _shed(self) -> None:
         """Let the youngest rows wait where answers have become so long that not all of them fit any more."""
         while len(self._rows) > 1:
@@ -271,6 +283,8 @@ class Scheduler:
         return True
 
     def _fail(self, reply: Reply, problem: Problem) -> None:
+        with suppress(errors.MlxkError):
+            self._events += reply.tell()
         self._events.append(Failed(reply.id, problem))
 
     def _close(self) -> None:
