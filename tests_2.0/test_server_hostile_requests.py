@@ -210,12 +210,6 @@ def test_what_is_not_supported_is_named(survivor: RealServer, change: dict[str, 
     assert str(error["param"]).startswith(param)
 
 
-def test_arguments_of_a_call_that_are_no_json_are_a_400(survivor: RealServer) -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{nonsense"}}
-    messages = [*HI, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "x"}]
-    assert "arguments" in refusal(survivor.chat(messages=messages))["param"]
-
-
 def test_a_template_that_refuses_is_a_400_in_its_own_words(survivor: RealServer) -> None:
     answer = survivor.chat(messages=[{"role": "system", "content": "x"}, *HI])
     error = refusal(answer)

@@ -11,7 +11,9 @@ from typing import Any
 
 from mlxk2 import errors
 
+from . import json_answer
 from .request import Message, ToolCall
+from .tools.json_prefix import complete_part
 
 # Older ones have known ways out of the sandbox.
 _OLDEST_JINJA = (3, 1, 6)
@@ -39,8 +41,19 @@ def render(template: str, messages: tuple[Message, ...], variables: Mapping[str,
     Raises: GenerationFailed with the template's own words; DependencyMissing when jinja2 is missing or too old.
     Source: the chat template conventions of transformers (`apply_chat_template`).
     """
-    jinja = _sandbox_module()
     chat = [as_template_sees(message) for message in messages]
+    try:
+        return _rendered(template, chat, variables, messages)
+    except errors.GenerationFailed:
+        if not _read_broken_arguments(chat):
+            raise
+    return _rendered(template, chat, variables, messages)
+
+
+def _rendered(
+    template: str, chat: list[dict[str, Any]], variables: Mapping[str, Any], messages: tuple[Message, ...]
+) -> str:
+    jinja = _sandbox_module()
     try:
         sandbox, compiled = _compiled(template, get_ident())
         sandbox.start()
@@ -69,11 +82,37 @@ def as_template_sees(message: Message) -> dict[str, Any]:
 
 
 def _call_as_template_sees(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": _arguments_as_template_sees(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _arguments_as_template_sees(text: str) -> Any:
     """Templates write the arguments out themselves, from the object; text that is none they take as it is."""
-    arguments: Any = call.arguments
-    with suppress(ValueError, RecursionError):
-        arguments = json.loads(call.arguments)
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+    try:
+        value = json_answer.parse(text)
+    except ValueError:
+        return text
+    return value if _is_sound_object(value) else text
+
+
+def _is_sound_object(value: Any) -> bool:
+    """Whether a template can write it: escapes can have been half of a character that needs two."""
+    with suppress(UnicodeEncodeError, RecursionError):
+        return isinstance(value, dict) and bool(json.dumps(value, ensure_ascii=False).encode("utf-8"))
+    return False
+
+
+def _read_broken_arguments(chat: list[dict[str, Any]]) -> bool:
+    """Put objects where arguments are text, for templates that look into them; return whether there were any.
+
+    What is complete of a call that was cut is in its object.
+    """
+    calls = [call["function"] for seen in chat for call in seen.get("tool_calls", ())]
+    broken = [function for function in calls if isinstance(function["arguments"], str)]
+    for function in broken:
+        value = complete_part(function["arguments"])
+        function["arguments"] = value if _is_sound_object(value) else {}
+    return bool(broken)
 
 
 def _failure(reason: str, messages: tuple[Message, ...]) -> errors.GenerationFailed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Callable, NamedTuple, Protocol
 
-from mlxk2.errors import GenerationFailed
+from mlxk2.errors import GenerationFailed, UsageError
 
 from . import chat_template, fill_in
 from .limits import check_length
@@ -21,6 +22,7 @@ NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 _USUAL_CHARS = 4
 _QUICK_CHARS = 100_000
 _SLICE_CHARS = 16384
+_END_MARK = "MLXK2ENDOFTURN"
 
 
 # Called before each part of a text that takes long to read; what it raises ends the reading.
@@ -70,7 +72,7 @@ def make_prompt(
     Raises: ContextLengthExceeded where the text is so long that it need not be tokenized to its end to see that.
     """
     if request.messages is not None and renderer is not None:
-        rendered = _rendered(renderer, request.messages, variables_of(request))
+        rendered = _conversation(renderer, request)
         check_fits(rendered, tokenizer, context, pause)
         return Prompt(rendered, tokenizer.encode(rendered, add_special_tokens=False))
     if request.prompt_ids is not None:
@@ -96,7 +98,7 @@ def count_slices(
     Raises: ContextLengthExceeded where they are more than `most`; else as `make_prompt`.
     """
     if request.messages is not None and renderer is not None:
-        texts = [_rendered(renderer, request.messages, variables_of(request))]
+        texts = [_conversation(renderer, request)]
     else:
         texts = [_raw(request), request.suffix or ""]
     tokens = len(request.prompt_ids or ())
@@ -160,9 +162,24 @@ def lasting_tokens(prompt: Prompt, request: GenerationRequest, tokenizer: TextTo
     return kept if kept > 0 and prompt.ids[kept:] == opening else 0
 
 
-def _rendered(renderer: Renderer, messages: tuple[Message, ...], variables: Mapping[str, Any]) -> str:
+def _conversation(renderer: Renderer, request: GenerationRequest) -> str:
+    """Render the messages up to where the answer begins, or goes on. Raises: GenerationFailed, UsageError."""
+    messages, variables = request.messages or (), variables_of(request)
+    if not request.continues:
+        return _rendered(renderer, messages, variables)
+    # What a template writes behind the last message is cut off where a mark at the end of that message stands.
+    marked = replace(messages[-1], content=messages[-1].content + _END_MARK)
+    begun, mark, _ = _rendered(renderer, (*messages[:-1], marked), variables, opens_answer=False).rpartition(_END_MARK)
+    if not mark:
+        raise UsageError("messages: this model's chat template cannot go on with an answer", hint="end with a user's")
+    return begun
+
+
+def _rendered(
+    renderer: Renderer, messages: tuple[Message, ...], variables: Mapping[str, Any], *, opens_answer: bool = True
+) -> str:
     """Render the messages; what the template makes of them is its own fault, not the user's. Raises: GenerationFailed."""
-    text = renderer(messages, variables=variables)
+    text = renderer(messages, variables=variables, opens_answer=opens_answer)
     if not text.strip() or (_has_surrogates(text) and not any(_has_surrogates(m.content) for m in messages)):
         raise GenerationFailed(
             "the model's chat template makes no text of this prompt",

@@ -37,7 +37,7 @@ _RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt"})
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that the model made in an earlier turn; `arguments` is the text of a JSON object."""
+    """A call that the model made in an earlier turn; `arguments` is the text of a JSON object, if it was not cut."""
 
     id: str
     name: str
@@ -115,6 +115,7 @@ class GenerationRequest:
     Exactly one of the three is given. With `suffix` the answer is what belongs between `prompt` and `suffix`.
     `tools` are functions as OpenAI's API describes them, `tool_choice` is "auto", "none", "required" or the name of the
     function to call, without `parallel_tool_calls` it is over with the first call; `template_variables` go to the template.
+    With `continues` the last message is the beginning of the answer, which goes on from there.
 
     `max_tokens` None means what is left of the context. `stop` strings end the answer and are not part of it.
     `constraint` is what the answer must be; `top_logprobs` asks for the log probability of each token and of so many
@@ -136,6 +137,7 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...] | None = None
     suffix: str | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    continues: bool = False
 
     def __post_init__(self) -> None:
         given = [part for part in (self.messages, self.prompt, self.prompt_ids) if part is not None]
@@ -147,6 +149,7 @@ class GenerationRequest:
             raise errors.UsageError("suffix needs a prompt that is text")
         self._check_limits()
         self._check_tools()
+        self._check_beginning()
         reserved = sorted(_RESERVED_VARIABLES.intersection(self.template_variables))
         if reserved or not all(isinstance(name, str) for name in self.template_variables):
             raise errors.UsageError(f"the chat template's variables cannot be set: {', '.join(reserved) or 'no names'}")
@@ -169,6 +172,16 @@ class GenerationRequest:
             raise errors.UsageError(f"tool_choice: there is no tool named {self.tool_choice!r}")
         if self.constraint is not None:
             raise errors.UsageError("tool_choice cannot be combined with a form that the answer must have")
+
+    def _check_beginning(self) -> None:
+        if not self.continues:
+            return
+        if not self.messages or self.messages[-1].role != "assistant":
+            raise errors.UsageError("messages: only an assistant's goes on")
+        if self.constraint is not None or self.tool_choice not in (AUTO, NONE):
+            raise errors.UsageError(
+                "messages: an answer that must have a form cannot go on from another one's beginning"
+            )
 
     def _check_limits(self) -> None:
         if self.max_tokens is not None and not (_is_int(self.max_tokens) and self.max_tokens >= 1):

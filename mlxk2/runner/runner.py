@@ -127,7 +127,7 @@ class MLXRunner:
             stop_ids=stop_ids,
             vocab_size=vocab_size,
             # Some decoders drop a space at the very beginning, which may be what a constraint asks for.
-            decoding_context=() if speech.is_chat(request) and request.constraint is None else prompt.ids,
+            decoding_context=prompt.ids if speech.goes_on(request) or request.constraint is not None else (),
             tokenizer=speech.tokenizer,
             reasoning=speech.reasoning(request),
             make_mask=speech.mask_maker(request, prompt, vocab_size, stop_ids),

@@ -50,6 +50,10 @@ class Speech:
         """Return whether the request goes through the chat template."""
         return request.messages is not None and self.renderer is not None
 
+    def goes_on(self, request: GenerationRequest) -> bool:
+        """Return whether the answer goes on in the midst of a text."""
+        return request.continues or not self.is_chat(request)
+
     def prompt(self, request: GenerationRequest, context: int | None = None, pause: Pause = no_pause) -> Prompt:
         """Return what the model reads for this request; `context`: how many tokens that may be.
 
@@ -79,8 +83,8 @@ class Speech:
         return found if request.suffix is None else found | enders(self.tokenizer)
 
     def reasoning(self, request: GenerationRequest) -> ReasoningFormat | None:
-        """Return how this model marks its reasoning; None where it does not, and for raw text."""
-        if not self.is_chat(request):
+        """Return how this model marks its reasoning; None where it does not, and where a text goes on."""
+        if self.goes_on(request):
             return None
         found = self._reasoning
         if found is None or not request.tools or request.tool_choice != AUTO or self.tool_format is not HARMONY:
@@ -101,6 +105,19 @@ class Speech:
         """Whether the model can write what belongs between two texts."""
         return can_fill_in(self.tokenizer)
 
+    def check_tools(self, request: GenerationRequest) -> None:
+        """Raises: UsageError naming the tools, or the messages about them, that the template would leave out without a word."""
+        if self.takes_tools:
+            return
+        if request.tools and request.tool_choice != NONE:
+            raise errors.UsageError("tools: this model's chat template knows none", hint="use a model that has it")
+        knows_calls = self.renderer is not None and "tool_calls" in (self.text.chat_template or "")
+        if not knows_calls and any(message.tool_calls or message.role == "tool" for message in request.messages or ()):
+            raise errors.UsageError(
+                "messages: this model's chat template knows no tools, nor calls and results of them",
+                hint="use a model that has it, or tell of them in text",
+            )
+
     def tool_reader(self, request: GenerationRequest) -> ToolReader | None:
         """Return what finds the tool calls in an answer; None where there are to be none.
 
@@ -108,8 +125,7 @@ class Speech:
         """
         if not request.tools or request.tool_choice == NONE:
             return None
-        if not self.takes_tools:
-            raise errors.UsageError("tools: this model's chat template knows none", hint="use a model that has it")
+        self.check_tools(request)
         if request.tool_choice != AUTO:
             return WholeReader(request.tools)
         found = self.tool_format

@@ -92,6 +92,7 @@ class ServedModel:
 
         Raises: ContextLengthExceeded, IncompatibleModel, UsageError, DependencyMissing.
         """
+        self._check(request)
         with _blaming_the_messages():
             prompt = self.runner.read(request, pause)
         return ReadPrompt(prompt, self._turn_ends(request, prompt) if self._has_turn_ends else frozenset())
@@ -152,6 +153,7 @@ class ServedModel:
 
     def count(self, request: GenerationRequest, pause: Pause = no_pause) -> int:
         """Return how many tokens a request's prompt has. As `read` in everything else."""
+        self._check(request)
         with _blaming_the_messages():
             return self.runner.count_tokens(request, pause)
 
@@ -159,6 +161,14 @@ class ServedModel:
         """Let go of the weights."""
         self.store.shrink(0)
         self.runner.close()
+
+    def _check(self, request: GenerationRequest) -> None:
+        """Raises: IncompatibleModel where the model answers nobody, UsageError where it would not hear of tools."""
+        if self._kind == EMBEDDING:
+            raise errors.IncompatibleModel(
+                f"{self.spec.ref.name} is an embedding model, which answers nothing", hint="ask it at /v1/embeddings"
+            )
+        self.runner.speech(request).check_tools(request)
 
     def _turn_ends(self, request: GenerationRequest, prompt: Prompt) -> frozenset[int]:
         speech = self.runner.speech(request)

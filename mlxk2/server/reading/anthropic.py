@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from mlxk2.runner.request import GenerationRequest, Message, ToolCall
+from mlxk2.runner.constraint import Constraint
+from mlxk2.runner.request import AUTO, NONE, GenerationRequest, Message, ToolCall
 from mlxk2.server.errors import BadRequest
 from mlxk2.server.schemas.anthropic import AnthropicMessage, Block, CountRequest, MessagesRequest
 from mlxk2.server.schemas.strict import Items
@@ -41,8 +42,10 @@ def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationReq
     form = None if wanted is None else constraint_of(wanted.type, wanted.schema_, "output_config.format")
     tools.check_functions(((tool.name, tool.input_schema) for tool in body.tools or ()), "tools.{}.input_schema")
     choice = _choice(body)
+    begins = _begins_answer(body, messages, form, choice)
     request = GenerationRequest(
         messages=tuple(messages),
+        continues=begins,
         constraint=tools.form_beside_tools(form, body.tools, choice, "output_config.format"),
         tools=tuple(tools.function_tool(tool.name, tool.description, tool.input_schema) for tool in body.tools or ()),
         tool_choice=choice,
@@ -57,6 +60,30 @@ def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationReq
         max_tokens=budget_of(settings, max_tokens=body.max_tokens),
         stop=stops_of(body.stop_sequences, "stop_sequences"),
     )
+
+
+def _begins_answer(body: CountRequest, messages: list[Message], form: Constraint | None, choice: str) -> bool:
+    """Return whether the answer goes on from the last message; one without a word is dropped. Raises: BadRequest."""
+    last, where = messages[-1], f"messages.{len(body.messages) - 1}.content"
+    if last.role != "assistant":
+        return False
+    reason = None
+    if last.tool_calls:
+        reason = "a call of a tool needs its result after it"
+    elif last.content[-1:].isspace():
+        reason = "the beginning of an answer must not end in whitespace"
+    elif form is not None or choice not in (AUTO, NONE):
+        reason = "the beginning of an answer cannot be given where output_config.format or tool_choice sets its form"
+    elif body.thinking is not None and body.thinking.type == "enabled":
+        reason = "the beginning of an answer cannot be given where thoughts come first (thinking)"
+    elif not last.content and (last.reasoning or len(messages) == 1):
+        reason = "the beginning of an answer needs text"
+    if reason is not None:
+        raise BadRequest(f"{where}: {reason}", param=where)
+    if not last.content:
+        messages.pop()
+        return False
+    return True
 
 
 def _turn(message: AnthropicMessage, where: str) -> list[Message]:

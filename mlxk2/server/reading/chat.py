@@ -56,12 +56,7 @@ def _message(message: ChatMessage, where: str) -> Message:
         raise BadRequest(f"{where}.{name}: this field is not supported", param=f"{where}.{name}")
     role = "system" if message.role == "developer" else message.role
     calls = tuple(
-        ToolCall(
-            call.id,
-            call.function.name,
-            tools.check_arguments(call.function.arguments, f"{where}.tool_calls.{number}.function.arguments"),
-        )
-        for number, call in enumerate(message.tool_calls or ())
+        ToolCall(call.id, call.function.name, call.function.arguments or "{}") for call in message.tool_calls or ()
     )
     _check_role(message, where)
     content = text_of(message.content, f"{where}.content")

@@ -8,7 +8,6 @@ from typing import Any
 from mlxk2.runner.constraint import Constraint
 from mlxk2.runner.request import NONE, Message
 from mlxk2.server.errors import BadRequest
-from mlxk2.server.strict_json import NotAlike, parse
 
 
 def needed(value: str | None, where: str) -> str:
@@ -67,17 +66,6 @@ def function_tool(name: str, description: str | None, parameters: Any, strict: b
     if strict is not None:
         function["strict"] = strict
     return {"type": "function", "function": function}
-
-
-def check_arguments(arguments: str, where: str) -> str:
-    """Return the text of a call's arguments. Raises: BadRequest where they are no JSON object, or not for every reader."""
-    try:
-        value = parse(arguments or "{}")
-    except NotAlike as error:
-        raise BadRequest(f"{where} {error}", param=where) from None
-    if not isinstance(value, dict):
-        raise BadRequest(f"{where} must be the text of a JSON object", param=where)
-    return arguments or "{}"
 
 
 def check_tool_results(messages: Iterable[Message], where: str) -> None:
