@@ -87,6 +87,35 @@ def test_load_and_unload(server: RunningServer) -> None:
     refusal(HTTP.post(f"{server.url}/v1/models/org/nobody/unload"), 404)
 
 
+@pytest.mark.parametrize("verb", ["load", "unload"])
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "words"),
+    [
+        (None, b"", 200, ""),
+        ("text/plain", b"", 200, ""),
+        ("application/json", b" {} ", 200, ""),
+        ("application/json", b'{"a": null}', 200, ""),
+        ("text/plain", b"{}", 415, "application/json"),
+        (None, b"{}", 415, "application/json"),
+        ("application/x-www-form-urlencoded", b"a=b", 415, "application/json"),
+        ("application/json", b'{"keep_alive": 5}', 400, "keep_alive: this field is not supported"),
+        ("application/json", b"[]", 400, "object"),
+        ("application/json", b"{", 400, "JSON"),
+        ("application/json", b" " * 5000, 413, "4096"),
+    ],
+)
+def test_load_and_unload_take_no_body_but_an_empty_one(
+    server: RunningServer, verb: str, kind: str | None, body: bytes, status: int, words: str
+) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    answer = HTTP.post(f"{server.url}/v1/models/{MODEL}/{verb}", content=body, headers=headers)
+    if status == 200:
+        assert answer.json()["loaded"] is (verb == "load")
+    else:
+        assert words in refusal(answer, status)["message"]
+        assert server.host.loaded == MODEL
+
+
 ASKING: dict[str, tuple[dict[str, Any], str]] = {
     CHAT: ({"messages": HELLO}, "messages"),
     TEXT: ({"prompt": "a"}, "prompt"),

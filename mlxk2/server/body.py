@@ -10,11 +10,14 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from mlxk2.server.errors import BadRequest, BodyTooLarge, BodyTooSlow, ClientGone, NotJson, bad_fields
+from mlxk2.server.schemas.strict import NoFields
 from mlxk2.server.settings import ServerSettings
 from mlxk2.server.strict_json import DEEPEST, NotAlike, parse
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+# Of a body that is to be empty.
+_MOST_OF_NOTHING = 4096
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
 
 # As many token ids as no model reads, and little enough that what parses them, all at once, holds up nobody for long.
@@ -27,8 +30,20 @@ async def read_body(request: Request, settings: ServerSettings, take: Callable[[
     Raises: NotJson, BodyTooLarge, BodyTooSlow, ClientGone.
     """
     _check_kind(request.headers)
+    return await _in_time(request, settings, settings.max_body_bytes, take)
+
+
+async def check_nothing_asked(request: Request, settings: ServerSettings) -> None:
+    """Do nothing where a request has no body, or an empty object. Raises: as `read_body` and `understood` do."""
+    raw = await _in_time(request, settings, min(_MOST_OF_NOTHING, settings.max_body_bytes), lambda size: None)
+    if raw:
+        _check_kind(request.headers)
+        understood(raw, NoFields)
+
+
+async def _in_time(request: Request, settings: ServerSettings, limit: int, take: Callable[[int], None]) -> bytes:
     try:
-        return await asyncio.wait_for(_read(request, settings.max_body_bytes, take), settings.body_timeout_s)
+        return await asyncio.wait_for(_read(request, limit, take), settings.body_timeout_s)
     except asyncio.TimeoutError as error:
         raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout_s:g} s") from error
     except ClientDisconnect as error:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlxk2.server.answers import JsonResponse
+from mlxk2.server.body import check_nothing_asked
 from mlxk2.server.host_types import FAILED, RESTARTING, STOPPING
 from mlxk2.server.metrics import CONTENT_TYPE
 from mlxk2.server.record import record_of
@@ -81,6 +82,7 @@ async def model(request: Request, name: str) -> Response:
 @router.post("/v1/models/{name:path}/load", response_class=JsonResponse)
 async def load(request: Request, name: str) -> Response:
     """Load a model; answer when it is loaded."""
+    await check_nothing_asked(request, serving_of(request).settings)
     record_of(request.scope).model = name
     async with exchange_of(request) as exchange:
         await exchange.result(exchange.host.load(name))
@@ -91,6 +93,7 @@ async def load(request: Request, name: str) -> Response:
 @router.post("/v1/models/{name:path}/unload", response_class=JsonResponse)
 async def unload(request: Request, name: str) -> Response:
     """Unload a model; answer when its memory is the system's again."""
+    await check_nothing_asked(request, serving_of(request).settings)
     record_of(request.scope).model = name
     async with exchange_of(request) as exchange:
         # The loaded one goes even if it is not on disk any more.

@@ -65,6 +65,10 @@ class Strict(BaseModel):
         return {name: value for name, value in data.items() if value is not None and (name in known or name == foreign)}
 
 
+class NoFields(Strict):
+    """Nothing is asked but what the address says."""
+
+
 class SamplingFields(Strict):
     """How the next token is drawn: OpenAI's fields, and those that local models are used to."""
 
