@@ -85,6 +85,13 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+async def under_way(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Work that has got as far as it can without waiting."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    return task
+
+
 async def begin(host: ModelHost, model: str) -> AsyncGenerator[RequestEvent, None]:
     """A request whose answer has begun."""
     events = ask(host, model)
@@ -572,8 +579,7 @@ def test_load_and_unload() -> None:
 def test_unloading_waits_for_what_runs() -> None:
     async def story(host: ModelHost) -> None:
         stream = await begin(host, "slow")
-        unloading = asyncio.create_task(host.unload("slow"))
-        await until(lambda: host.snapshot().waiting == 1)
+        unloading = await under_way(host.unload("slow"))
         assert isinstance(await stream.__anext__(), Piece)
         await stream.aclose()
         await unloading
@@ -587,8 +593,7 @@ def test_unloading_unloads_no_other_model() -> None:
         stream = await begin(host, "slow")
         other = asyncio.create_task(answer(host, "fine"))
         await until(lambda: host.snapshot().waiting == 1)
-        unloading = asyncio.create_task(host.unload("slow"))
-        await until(lambda: host.snapshot().waiting == 2)
+        unloading = await under_way(host.unload("slow"))
         await stream.aclose()
         assert await other == ANSWER
         await unloading
@@ -603,10 +608,9 @@ def test_unloading_unloads_no_other_model() -> None:
 def test_an_unloading_that_came_too_late_waits_for_nothing() -> None:
     async def story(host: ModelHost) -> None:
         stream = await begin(host, "slow")
-        other = asyncio.create_task(host.load("never"))
+        other = asyncio.create_task(answer(host, "never"))
         await until(lambda: host.snapshot().waiting == 1)
-        unloading = asyncio.create_task(host.unload("slow"))
-        await until(lambda: host.snapshot().waiting == 2)
+        unloading = await under_way(host.unload("slow"))
         await stream.aclose()
         # The other model is on its way, and will never be there.
         await unloading

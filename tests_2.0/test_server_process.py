@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -236,6 +237,28 @@ def test_a_port_in_use_is_a_clear_error_before_anything_is_loaded(verb: str, cac
     assert result.error["type"] == "address_in_use"
     assert f"127.0.0.1:{port}" in result.error["message"]
     assert f"--port {port + 1}" in result.error["hint"]
+
+
+@needs_server
+@pytest.mark.skipif(not Path("/proc/self/wchan").exists(), reason="only Linux tells what a process waits for")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_a_signal_while_an_error_is_told_ends_it_in_good_order(number: int, cache: IsolatedCache) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b" ")
+    os.set_blocking(writer, True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [*CLI, "--port", str(taken.getsockname()[1])]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=writer, env={**os.environ, **cache.env})
+        os.close(writer)
+        wait_until(lambda: "pipe_write" in Path(f"/proc/{process.pid}/wchan").read_text(), "it cannot tell its error")
+        process.send_signal(number)
+        with open(reader, encoding="utf-8") as told:
+            text = told.read()
+        assert process.wait(20) == 130
+    assert "Traceback" not in text
 
 
 @needs_server

@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None, io: Io | None = None) -> int:
             code = _run(words, own)
     except BrokenPipeError:
         return CLOSED_PIPE
+    except KeyboardInterrupt:
+        # Its last words were being said already.
+        code = Interrupted.exit_code
     if code == Interrupted.exit_code:
         _leave_threads(code)
     return code

@@ -63,6 +63,11 @@ class EngineKeeper:
         return self.state in (FAILED, NONE)
 
     @property
+    def begun(self) -> int:
+        """How many of `running` the engine works on; the others wait in it for their turn."""
+        return sum(ticket.has_begun for ticket in self.running.values())
+
+    @property
     def pid(self) -> int | None:
         return None if self._engine is None else self._engine.pid
 
@@ -93,6 +98,11 @@ class EngineKeeper:
                 self._engine.kill()
                 await asyncio.wait([self._gone], timeout=_KILLED_S)
         self.state = NONE
+
+    def hurry(self) -> None:
+        """Kill an engine that was asked to end."""
+        if self._gone is not None and self._engine is not None:
+            self._engine.kill()
 
     # --- what the engine tells -----------------------------------------------------------------------------------
 

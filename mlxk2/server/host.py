@@ -8,7 +8,6 @@ together. Everything happens in one event loop, and nothing here blocks it.
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import math
 import time
@@ -19,7 +18,6 @@ from uuid import uuid4
 
 from mlxk2.errors import (
     InternalError,
-    MlxkError,
     ModelNotFound,
     QueueFull,
     RequestTimedOut,
@@ -29,14 +27,12 @@ from mlxk2.errors import (
 from mlxk2.server.engine_keeper import EngineKeeper
 from mlxk2.server.engine_process import EngineProcess, StartEngine
 from mlxk2.server.host_types import FAILED, NONE, READY, STOPPING, HostSettings, HostSnapshot, Obituary, Resolve
+from mlxk2.server.look_ups import LookUps
 from mlxk2.server.protocol import Command, EngineSpec, RequestEvent
 from mlxk2.server.ticket import Ticket
 
 LOG = logging.getLogger("mlxk2.server")
 
-# Seconds that a name stands for the same model without being looked up again.
-_NAME_LASTS_S = 2.0
-_MOST_NAMES = 64
 # Of the time to stop, the part that answers have to come to their own end.
 _PART_FOR_ANSWERS = 0.7
 _LONGEST_RETRY_S = 60
@@ -49,18 +45,16 @@ class ModelHost:
     """
 
     def __init__(self, resolve: Resolve, settings: HostSettings, *, start_engine: StartEngine = EngineProcess) -> None:
-        self._resolve, self._settings, self._start_engine = resolve, settings, start_engine
+        self._settings, self._start_engine = settings, start_engine
+        self._look_ups = LookUps(resolve)
         self._line: list[Ticket] = []
         self._tickets: set[Ticket] = set()
-        self._asking = 0
-        self._names: dict[str, tuple[EngineSpec, float]] = {}
-        self._look_ups: dict[str, asyncio.Task[EngineSpec]] = {}
         self._keeper: EngineKeeper | None = None
         self._obituary: Obituary | None = None
         self._lost = 0
         self._seconds_each = 1.0
         self._started_at = time.time()
-        self._stopping = False
+        self._stopping = self._is_hurried = False
         self._idle: asyncio.TimerHandle | None = None
         self._turns: asyncio.Task[None] | None = None
         self._changed: asyncio.Event | None = None
@@ -73,8 +67,12 @@ class ModelHost:
             self._turns.add_done_callback(self._turns_are_over)
 
     async def stop(self, timeout_s: float = 5.0) -> None:
-        """Return within `timeout_s`, more or less: waiting requests fail, running ones may end, the engine ends."""
+        """Return within `timeout_s`, more or less: waiting requests fail, running ones may end, the engine ends.
+
+        Called again meanwhile it returns at once, and the first call waits for nothing more.
+        """
         if self._turns is None or self._stopping:
+            self._hurry()
             return
         self._stopping = True
         end = time.monotonic() + timeout_s
@@ -88,8 +86,14 @@ class ModelHost:
         await asyncio.wait({self._turns})
         self._rest()
         if self._keeper is not None:
-            await self._keeper.end(max(end - time.monotonic(), 0.1))
+            await self._keeper.end(0 if self._is_hurried else max(end - time.monotonic(), 0.1))
             self._keep_count(self._keeper)
+
+    def _hurry(self) -> None:
+        self._is_hurried = True
+        self._notice()
+        if self._keeper is not None:
+            self._keeper.hurry()
 
     async def submit(self, model: str | None, make: Callable[[str], Command]) -> AsyncGenerator[RequestEvent, None]:
         """Yield the events of the command that `make` makes of an id; closing the iterator gives the request up.
@@ -99,7 +103,7 @@ class ModelHost:
         Raises: QueueFull, WaitedTooLong, RequestTimedOut, EngineLost, ServerStopping, what `resolve` raises, what the
             engine says.
         """
-        self._refuse_if_full()
+        self._refuse_if_full(self._load)
         spec = await self._find(model)
         id = uuid4().hex
         ticket = Ticket(id, spec, make(id))
@@ -118,19 +122,20 @@ class ModelHost:
 
     async def load(self, model: str) -> None:
         """Return when the model is loaded, after its turn came. Raises as `submit` does."""
-        self._refuse_if_full()
-        await self._wait_for_turn(Ticket(uuid4().hex, await self._find(model)))
+        self._refuse_if_full(len(self._tickets))
+        await self._wait_for_turn(Ticket(uuid4().hex, await self._find(model, is_request=False)))
 
     async def unload(self, model: str) -> None:
         """Return when the model is not loaded any more; what runs on it ends first. Raises: what `resolve` raises."""
-        keeper = self._keeper
-        spec = keeper.spec if keeper is not None and keeper.spec.ref.name == model else await self._find(model)
+        loaded = self._keeper.spec if self._keeper is not None else None
+        spec = loaded if loaded is not None and loaded.ref.name == model else await self._find(model, is_request=False)
         if self._keeper is not None and self._keeper.spec == spec:
             await self._wait_for_turn(Ticket(uuid4().hex, None, leaving=spec))
 
     def snapshot(self) -> HostSnapshot:
         """Say how the host is."""
         keeper, last = self._keeper, self._obituary
+        running = keeper.begun if keeper is not None else 0
         state = keeper.state if keeper is not None else last.state if last is not None else NONE
         problem = keeper.problem if keeper is not None else last.problem if last is not None else None
         if self._turns is not None and self._turns.done():
@@ -141,8 +146,8 @@ class ModelHost:
             ready=keeper.ready if keeper is not None and keeper.state == READY else None,
             status=keeper.status if keeper is not None else None,
             pid=keeper.pid if keeper is not None else None,
-            running=len(keeper.running) if keeper is not None else 0,
-            waiting=len(self._line) + self._asking,
+            running=running,
+            waiting=self._load - running,
             max_concurrency=self._settings.max_concurrency,
             max_queue=self._settings.max_queue,
             restarts=self._lost + (keeper.lost if keeper is not None else 0),
@@ -189,12 +194,12 @@ class ModelHost:
             self._keeper.cancel(ticket)
         self._notice()
 
-    def _refuse_if_full(self) -> None:
+    def _refuse_if_full(self, here: int) -> None:
         """Raises: QueueFull, ServerStopping."""
         if self._stopping:
             raise _stopping()
         most = self._settings.max_concurrency + self._settings.max_queue
-        if self._load >= most:
+        if here >= most:
             raise QueueFull(
                 f"the server has {most} requests, and takes no more",
                 hint="try again later",
@@ -203,8 +208,9 @@ class ModelHost:
 
     @property
     def _load(self) -> int:
-        """How many requests there are."""
-        return (len(self._keeper.running) if self._keeper is not None else 0) + len(self._line) + self._asking
+        """How many requests there are; who waits for a model alone, or for its end, is none."""
+        in_line = sum(ticket.command is not None for ticket in self._line)
+        return (len(self._keeper.running) if self._keeper is not None else 0) + in_line + self._look_ups.asking
 
     def _retry(self) -> int:
         """Seconds after which those that are here now may be done, so many at a time as they are answered."""
@@ -218,43 +224,14 @@ class ModelHost:
     def _too_long(self) -> RequestTimedOut:
         return RequestTimedOut(f"the answer was not complete after {self._settings.request_timeout_s} s")
 
-    async def _find(self, model: str | None) -> EngineSpec:
+    async def _find(self, model: str | None, *, is_request: bool = True) -> EngineSpec:
         """Return what a name means. Raises: ModelNotFound, what `resolve` raises."""
         name = model if model is not None else self._settings.default_model
         if name is None:
             if self._keeper is None:
                 raise ModelNotFound("no model is loaded, and the request names none", hint="GET /v1/models lists them")
             return self._keeper.spec
-        known = self._names.get(name)
-        if known is not None and time.monotonic() < known[1]:
-            return known[0]
-        self._asking += 1
-        try:
-            # Whoever leaves does not end what others wait for.
-            return await asyncio.shield(self._look_up_of(name))
-        except MlxkError as error:
-            raise copy.copy(error) from None
-        finally:
-            self._asking -= 1
-
-    def _look_up_of(self, name: str) -> asyncio.Task[EngineSpec]:
-        """Return the look-up of a name that is under way, or a new one."""
-        under_way = self._look_ups.get(name)
-        if under_way is None:
-            under_way = self._look_ups[name] = asyncio.ensure_future(self._look_up(name))
-            # Where everybody has left, nobody asks for its error.
-            under_way.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return under_way
-
-    async def _look_up(self, name: str) -> EngineSpec:
-        try:
-            spec = await asyncio.to_thread(self._resolve, name)
-        finally:
-            del self._look_ups[name]
-        if len(self._names) >= _MOST_NAMES:
-            self._names.clear()
-        self._names[name] = (spec, time.monotonic() + _NAME_LASTS_S)
-        return spec
+        return await self._look_ups.find(name, is_request=is_request)
 
     # --- the turns -------------------------------------------------------------------------------------------------
 
@@ -347,7 +324,7 @@ class ModelHost:
         """Return when nothing is running any more, or after `timeout_s`."""
         assert self._changed is not None
         end = time.monotonic() + timeout_s
-        while self._keeper is not None and self._keeper.running and time.monotonic() < end:
+        while not self._is_hurried and self._keeper is not None and self._keeper.running and time.monotonic() < end:
             self._changed.clear()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), end - time.monotonic())
@@ -363,7 +340,7 @@ class ModelHost:
 
     def _unload_idle(self) -> None:
         self._idle = None
-        if self._asking:
+        if self._look_ups.is_busy:
             self._doze()
         elif self._keeper is not None and not self._keeper.running and not self._line:
             # Nobody waits for that.

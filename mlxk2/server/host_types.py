@@ -39,7 +39,7 @@ class HostSettings:
 class HostSnapshot:
     """How the host is. Times are seconds since 1970; `problem` says why there is no engine, where that is not as it should be.
 
-    `running` requests were handed to the engine, `waiting` ones were not; `restarts` counts engines that were lost;
+    `running` requests are being answered, `waiting` ones are not yet, wherever they wait; `restarts` counts engines that were lost;
     after `retry_after_s` seconds those that are here now may be done.
     """
 

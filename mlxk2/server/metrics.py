@@ -86,11 +86,9 @@ class _HostMetrics(Collector):
         """Yield what the host says now."""
         snapshot = self._host.snapshot()
         yield _gauge("mlxk2_engine_ready", "Whether a model is loaded and answers.", float(snapshot.state == READY))
-        yield _gauge(
-            "mlxk2_queue_length", "Requests that wait for their turn.", snapshot.waiting + _status(snapshot).waiting
-        )
+        yield _gauge("mlxk2_queue_length", "Requests that wait for their turn.", snapshot.waiting)
         yield _gauge("mlxk2_queue_limit", "Requests that may wait.", snapshot.max_queue)
-        yield _gauge("mlxk2_requests_running", "Requests that were handed to the engine.", snapshot.running)
+        yield _gauge("mlxk2_requests_running", "Requests that are being answered.", snapshot.running)
         restarts = CounterMetricFamily("mlxk2_engine_restarts", "Engines that were lost.")
         restarts.add_metric([], snapshot.restarts)
         yield restarts

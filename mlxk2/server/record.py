@@ -35,6 +35,7 @@ class RequestRecord:
     route: str = "other"
     on_gaps: Callable[[float, int], None] = _ignore
     _last: dict[str, float] = field(default_factory=dict)
+    _said: dict[str, int] = field(default_factory=dict)
 
     def note(self, event: RequestEvent) -> None:
         """Take what an event says."""
@@ -46,7 +47,8 @@ class RequestRecord:
         elif isinstance(event, Embedded):
             self.prompt_tokens += event.prompt_tokens
         elif isinstance(event, Over):
-            self.completion_tokens += event.usage.completion_tokens
+            # What came was counted already; this is how many there were, marks included.
+            self.completion_tokens += event.usage.completion_tokens - self._said.pop(event.id, 0)
             self.finish_reason = event.reason
 
     def _note_tokens(self, id: str, tokens: int) -> None:
@@ -57,6 +59,8 @@ class RequestRecord:
         if before is not None and tokens:
             self.on_gaps((now - before) / tokens, tokens)
         self._last[id] = now
+        self.completion_tokens += tokens
+        self._said[id] = self._said.get(id, 0) + tokens
 
 
 def put_record(scope: Any, record: RequestRecord) -> None:

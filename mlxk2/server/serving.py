@@ -14,7 +14,7 @@ from typing import Any, Callable
 
 import uvicorn
 
-from mlxk2.errors import AddressInUse, AddressNotAvailable, InternalError, MlxkError, PermissionDenied
+from mlxk2.errors import AddressInUse, AddressNotAvailable, InternalError, MlxkError, PermissionDenied, ServerStopping
 from mlxk2.server.access_log import uvicorn_options
 from mlxk2.server.app import create_app
 from mlxk2.server.connections import Connections, bounded, room_for
@@ -133,6 +133,8 @@ async def _preload(host: ModelHost, model: str | None) -> None:
         return
     try:
         await host.load(model)
+    except ServerStopping:
+        LOG.info("%s was not loaded: the server stops", model)
     except MlxkError as error:
         LOG.error("%s could not be loaded: %s", model, error.message)
 
@@ -176,6 +178,7 @@ class _Ending:
         self.signal = 0
         self._server, self._host = server, host
         self._stopping: asyncio.Task[None] | None = None
+        self._hurrying: asyncio.Task[None] | None = None
 
     def await_signals(self) -> None:
         """Listen to signals, to the end; what the caller ignores, as nohup does with SIGHUP, stays ignored."""
@@ -186,12 +189,19 @@ class _Ending:
 
     def _begin(self, number: int) -> None:
         if self._stopping is not None:
-            # Asked twice: connections are not waited for any more.
-            self._server.force_exit = True
+            # Asked twice: nothing is waited for any more.
+            self._hurrying = asyncio.create_task(self._hurry(self._stopping))
             return
         self.signal = number
         self._server.should_exit = True
         self._stopping = asyncio.create_task(self._host.stop(STOP_S))
+
+    async def _hurry(self, stopping: asyncio.Task[None]) -> None:
+        await self._host.stop()
+        await asyncio.wait({stopping})
+        # Whoever has not read the last words by now does not get them.
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
 
     async def finish(self) -> None:
         """Return when the engine has ended."""

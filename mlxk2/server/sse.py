@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from mlxk2.errors import InternalError, MlxkError
 from mlxk2.server.answers import to_json
-from mlxk2.server.errors import code_of
+from mlxk2.server.errors import ClientGone, code_of
 from mlxk2.server.exchange import Exchange, Numbered, close, end
 
 LOGGER = logging.getLogger("mlxk2.server")
@@ -43,7 +43,7 @@ async def streamed(
 
     The first event is waited for as long as a stream may be silent, so that a request which fails at once has the
     status that says so.
-    Raises: MlxkError, before anything was sent.
+    Raises: MlxkError, before anything was sent; ClientGone where nobody waits any more.
     """
     first = asyncio.ensure_future(events.__anext__())
     waiting = min(exchange.settings.keepalive_s, exchange.seconds_left)
@@ -51,6 +51,8 @@ async def streamed(
         await asyncio.wait({first, exchange.gone}, timeout=waiting, return_when=asyncio.FIRST_COMPLETED)
         if first.done():
             first.result()
+        if exchange.gone.done():
+            raise ClientGone("the client went away")
     except BaseException:
         await end(first)
         await close(events)

@@ -29,7 +29,7 @@ _TOKEN_BYTES = 100
 class Ticket:
     """One request. `spec` is the model whose turn it waits for; without `command` that is all.
 
-    `spec` None: it waits until `leaving` is not loaded any more.
+    `spec` None: it waits until `leaving` is not loaded any more. `has_begun`: its turn came, and the engine works on it.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Ticket:
         self._bytes = 0
         self._box: asyncio.Queue[Union[RequestEvent, MlxkError, None]] = asyncio.Queue()
         self._is_over = False
+        self.has_begun = False
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None
@@ -52,6 +53,7 @@ class Ticket:
 
     def put(self, event: RequestEvent) -> bool:
         """Hand an event to whoever waits for it; False, and the request has failed, where too much waits already."""
+        self.has_begun = True
         if self._turn is not None:
             self._turn.cancel()
         is_last = isinstance(event, LAST)

@@ -1,7 +1,7 @@
 """An engine without a model: it does what the model's name says, in a real process, so that the host can be tried.
 
 Names: "fine" answers; "slow" answers a piece each 10 ms, without end; "crash-N" aborts after N pieces (0: before the first);
-"no-start" dies at once; "refuses" cannot be loaded; "late" is ready after half a second; "never" is never ready; "hang" takes
+"no-start" dies at once; "refuses" cannot be loaded; "late" is ready after half a second; "never" is never ready; "hang" begins
 requests and makes no step; "garbage" says bytes that are no message; "odd" says a value that is none; "flood" says 20,000
 pieces an answer; "deaf" does not end when asked to; "chatty" prints. What follows a "." only makes the name another.
 """
@@ -105,6 +105,8 @@ class _Player:
                 return False
             if isinstance(order, Generate):
                 active[order.id] = 0
+                if self.part == "hang":
+                    self.events.send((Begun(order.id, 3, 0),))
             elif isinstance(order, Cancel):
                 active.pop(order.id, None)
                 self.tell_status(active)

@@ -87,8 +87,8 @@ class RealServer:
         return self.post("/v1/completions", **{"prompt": "hi", **body})
 
     def wait_until_idle(self) -> None:
-        """Return once nothing is computed any more, by the server's count and by the engine's."""
-        wait_until(lambda: self.status()["running"] == 0, "no request is running")
+        """Return once nothing is asked any more, by the server's count, and nothing computed by the engine's."""
+        wait_until(lambda: self.status()["running"] + self.status()["waiting"] == 0, "no request is there")
         wait_until(lambda: self.metric("mlxk2_batch_size") == 0, "the engine has nothing to do")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mlxk2 import errors
 from mlxk2.runner.speech import backend
-from mlxk2.server.protocol import Embedded, Failed, Problem, RequestEvent
+from mlxk2.server.protocol import Begun, Embedded, Failed, Problem, RequestEvent
 
 from .model import ServedModel
 
@@ -21,6 +21,7 @@ class _Work:
     id: str
     texts: list[tuple[int, ...]]
     vectors: list[tuple[float, ...]] = field(default_factory=list)
+    has_begun: bool = False
 
 
 class Embedder:
@@ -33,9 +34,10 @@ class Embedder:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self, id: str, texts: list[tuple[int, ...]]) -> None:
-        """Take texts as token ids."""
+    def take(self, id: str, texts: list[tuple[int, ...]]) -> tuple[RequestEvent, ...]:
+        """Take texts as token ids; return what is to be told."""
         self._waiting.append(_Work(id, texts))
+        return self._begun()
 
     def cancel(self, id: str) -> None:
         """Forget a request."""
@@ -45,16 +47,23 @@ class Embedder:
         """Embed a few texts of the oldest request; return what is to be told."""
         if not self._waiting:
             return ()
-        work = self._waiting[0]
+        work, told = self._waiting[0], self._begun()
         try:
             work.vectors += backend().embed(self._model.runner.engine(), _next_texts(work))
         except errors.MlxkError as error:
             self._waiting.popleft()
-            return (Failed(work.id, Problem.of(error)),)
+            return (*told, Failed(work.id, Problem.of(error)), *self._begun())
         if len(work.vectors) < len(work.texts):
-            return ()
+            return told
         self._waiting.popleft()
-        return (Embedded(work.id, tuple(work.vectors), sum(map(len, work.texts))),)
+        return (*told, Embedded(work.id, tuple(work.vectors), sum(map(len, work.texts))), *self._begun())
+
+    def _begun(self) -> tuple[RequestEvent, ...]:
+        """Tell whose turn it is now, once; what its texts have of tokens is told with the vectors."""
+        if not self._waiting or self._waiting[0].has_begun:
+            return ()
+        self._waiting[0].has_begun = True
+        return (Begun(self._waiting[0].id, 0, 0),)
 
 
 def _next_texts(work: _Work) -> list[tuple[int, ...]]:
