@@ -102,6 +102,38 @@ def test_who_asks_letter_by_letter_is_sent_away(strict: RunningServer, asked_bef
         wait_until(lambda: trickle(connection, b"a"), "the connection has ended")
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"GET /health HTTP/1.1\r\n\r\n", "Host"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n", "Host"),
+        (CHAT + b"Transfer-Encoding: chunked\r\n\r\nno-number\r\n", "chunk"),
+        (b"what is this\r\n\r\n", "request line"),
+    ],
+    ids=["no-host", "two-hosts", "chunk", "no-http"],
+)
+def test_what_is_no_http_is_refused_in_our_words(strict: RunningServer, said: bytes, why: str) -> None:
+    with connected(strict, said) as client:
+        head, _, body = rest_of(client).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/json" in head
+    assert b"x-request-id: req_" in head
+    error = json.loads(body)["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
+    assert why in error["message"]
+
+
+def test_rubbish_behind_a_request_does_not_get_into_its_answer(strict: RunningServer) -> None:
+    with connected(
+        strict, b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ) as client:
+        told = client.recv(65536)
+        client.sendall(b"no-number\r\n")
+        told += rest_of(client)
+    assert told.startswith(b"HTTP/1.1 404")
+    assert told.count(b"HTTP/1.1") == 1
+
+
 def test_a_body_that_trickles_is_answered_408(strict: RunningServer) -> None:
     with connected(strict, CHAT + b"Content-Length: 100000\r\n\r\n{") as connection:
         connection.settimeout(20)

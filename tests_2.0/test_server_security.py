@@ -118,6 +118,10 @@ def test_cors_only_where_it_is_asked_for(server: RunningServer) -> None:
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
         refused = HTTP.post(running.url + CHAT, json=BODY, headers={"origin": "https://evil.example", "x-api-key": KEY})
         assert refused.status_code == 403
+        before = HTTP.options(running.url + CHAT, headers={**asking, "origin": "https://evil.example"})
+        assert (before.status_code, before.json()["error"]["code"]) == (403, "forbidden")
+        assert "origin" in before.json()["error"]["message"]
+        assert "access-control-allow-origin" not in before.headers
 
 
 @pytest.mark.parametrize(
@@ -245,6 +249,14 @@ def test_a_request_id_is_echoed_if_it_is_sane(server: RunningServer) -> None:
     assert HTTP.get(server.url + "/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
     given = HTTP.get(server.url + "/health", headers={"x-request-id": 'a"b' * 100}).headers["x-request-id"]
     assert given.startswith("req_")
+
+
+def test_anthropics_clients_find_the_id_where_they_look(server: RunningServer) -> None:
+    body = {"model": "org/tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    for path, data in (("/v1/messages", body), ("/v1/messages", {}), ("/v1/messages/count_tokens", {})):
+        headers = HTTP.post(server.url + path, json=data, headers={"x-request-id": "mine"}).headers
+        assert (headers["request-id"], headers["x-request-id"]) == ("mine", "mine")
+    assert "request-id" not in HTTP.get(server.url + "/health").headers
 
 
 def access_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any, Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlxk2.server.answers import speaks_anthropic
 from mlxk2.server.record import RequestRecord, put_record
 from mlxk2.server.settings import ServerSettings
 from mlxk2.text import one_line
@@ -45,7 +46,8 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = record.request_id
+                for name in id_headers(scope["path"]):
+                    headers[name] = record.request_id
                 headers.setdefault("x-content-type-options", "nosniff")
             await send(message)
 
@@ -89,6 +91,11 @@ def _write(scope: Scope, record: RequestRecord, status: int, duration: float) ->
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
     return given if _SANE_ID.fullmatch(given) else new_request_id()
+
+
+def id_headers(path: str) -> tuple[str, ...]:
+    """Return the headers that tell an answer's id; Anthropic's clients look for one of their own."""
+    return ("x-request-id", "request-id") if speaks_anthropic(path) else ("x-request-id",)
 
 
 def new_request_id() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -14,9 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxk2 import __version__
 from mlxk2.errors import InternalError, MlxkError
-from mlxk2.server.access_log import AccessLog
+from mlxk2.server.access_log import AccessLog, id_headers
+from mlxk2.server.answers import error_response
 from mlxk2.server.bodies import Bodies
-from mlxk2.server.errors import MethodNotAllowed, NoSuchRoute
+from mlxk2.server.errors import Forbidden, MethodNotAllowed, NoSuchRoute
 from mlxk2.server.host_types import HostLike
 from mlxk2.server.metrics import Metrics
 from mlxk2.server.models import Catalog, Models, nothing_cached
@@ -74,14 +76,29 @@ def _middleware(settings: ServerSettings, metrics: Metrics) -> list[Middleware]:
     layers: list[Any] = [Middleware(AccessLog, on_begin=metrics.begin, on_end=metrics.end)]
     if settings.cors_origins:
         cors = Middleware(
-            CORSMiddleware,
+            _Cors,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "request-id", "retry-after"],
         )
         layers.append(cors)
     return [*layers, Middleware(Gate, settings=settings), Middleware(_RouteNames)]
+
+
+class _Cors(CORSMiddleware):
+    """Refuses in our own words."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a browser that asks whether a page may ask."""
+        told = super().preflight_response(request_headers)
+        if told.status_code < 400:
+            return told
+        words = bytes(told.body).decode("ascii")
+        answer = error_response("/", Forbidden(f"{words}; serve's flag --cors-origin ORIGIN lets a site in"))
+        for name, value in told.headers.items():
+            answer.headers.setdefault(name, value)
+        return answer
 
 
 class _RouteNames:
@@ -120,5 +137,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _bug(request: Request, error: Exception) -> Response:
     """Answer in front of everything else, the log's headers included; the traceback goes to the log."""
     answer = refused(request, InternalError("the server failed; its log says how"))
-    answer.headers["x-request-id"] = record_of(request.scope).request_id
+    for name in id_headers(request.scope["path"]):
+        answer.headers[name] = record_of(request.scope).request_id
     return answer

@@ -1,24 +1,30 @@
-"""How many connections there may be, and how long each may take to ask. Works on uvicorn's protocols, whatever parses HTTP."""
+"""How many connections there may be, and how long each may take to ask. Works on uvicorn's protocol for h11."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import resource
+import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Callable
 
-from mlxk2.errors import QueueFull
+import h11
+
+from mlxk2.errors import MlxkError, QueueFull
 from mlxk2.server.access_log import new_request_id
 from mlxk2.server.answers import error_response
+from mlxk2.server.errors import BadRequest
 
 LOG = logging.getLogger("mlxk2.server")
 
 # What this process opens besides connections.
 _OTHER_FILES = 64
+# Of what the parser says, which may hold what was sent.
+_LONGEST_REASON = 200
 
 
 class Connections:
@@ -67,7 +73,7 @@ class Connections:
 
 
 def bounded(protocol: Any, connections: Connections) -> Any:
-    """Return uvicorn's `protocol`, answering at once those who are too many."""
+    """Return uvicorn's `protocol`, answering in our words those who are too many, and those whose HTTP is wrong."""
 
     class Bounded(protocol):  # type: ignore[misc]
         def connection_made(self, transport: asyncio.Transport) -> None:
@@ -77,6 +83,13 @@ def bounded(protocol: Any, connections: Connections) -> Any:
             transport.set_protocol(asyncio.Protocol())
             transport.write(_refusal())
             transport.close()
+
+        def send_400_response(self, msg: str) -> None:
+            # What has begun to answer, or has answered, says nothing in between.
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                why = str(sys.exc_info()[1] or msg)[:_LONGEST_REASON]
+                self.transport.write(_answer(BadRequest(f"the request is not valid HTTP: {why}")))
+            self.transport.close()
 
     return Bounded
 
@@ -102,8 +115,13 @@ def _mark(connection: Any) -> object | None:
 
 
 def _refusal() -> bytes:
-    error = QueueFull("the server has as many connections as it takes", hint="try again later", retry_after_s=1)
+    return _answer(QueueFull("the server has as many connections as it takes", hint="try again later", retry_after_s=1))
+
+
+def _answer(error: MlxkError) -> bytes:
+    """Return an answer that is the last of its connection, as it goes over the line."""
     answer = error_response("/", error)
+    answer.headers["connection"] = "close"
     answer.headers["x-request-id"] = new_request_id()
     status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode("ascii")
     head = b"\r\n".join([status, *(name + b": " + value for name, value in answer.raw_headers)])
