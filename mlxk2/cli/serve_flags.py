@@ -111,7 +111,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=3600.0,
         metavar="S",
-        help="an answer takes at most S seconds (default 3600)",
+        help="a request takes at most S seconds, waiting and loading included (default 3600)",
     )
     parser.add_argument(
         "--max-body-bytes",

@@ -56,7 +56,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class PsResult:
-    """How a server is. `running` and `waiting` are requests."""
+    """How a server is. `running` requests are being answered, `waiting` ones are not yet."""
 
     url: str
     state: str
