@@ -20,7 +20,9 @@ from support.tiny_model import CHATML, TinyOptions, tiny_model
 pytestmark = MARKS
 
 VOCABULARY = 265
-OBSTINATE = "{% if messages[0].role != 'user' %}{{ raise_exception('users speak first') }}{% endif %}" + CHATML
+OBSTINATE = (
+    "{% if messages[0].role != 'user' %}{{ raise_exception('users speak first') }}{% endif %}{# tools #}" + CHATML
+)
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
@@ -250,9 +252,10 @@ def test_a_chain_of_references_ends_nobody(survivor: RealServer, links: int) -> 
     assert survivor.chat(max_tokens=2, response_format=wanted).status_code == status
     parameters = {"type": "object", "properties": {"x": {"$ref": "#/$defs/d0"}}, "$defs": schema["$defs"]}
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
-    # Its template knows no tools, which is found only after their parameters were compiled.
-    error = refusal(survivor.chat(max_tokens=2, tools=[tool], tool_choice="required"))
-    assert (error["param"], "template" in error["message"]) == ("tools", status == 200)
+    answer = survivor.chat(max_tokens=2, tools=[tool], tool_choice="required")
+    assert answer.status_code == status
+    if status == 400:
+        assert refusal(answer)["param"] == "tools"
     assert survivor.server.process.poll() is None
 
 
