@@ -98,7 +98,7 @@ def test_a_key_that_comes_twice_among_many_is_found_at_once(server: RunningServe
 
 # --- how much there may be ----------------------------------------------------------------------------------------------
 
-TOOL = {"type": "function", "function": {"name": "f"}}
+TOOL = {"type": "function", "function": {"name": "f{}"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f"}}
 MOST, FEW = 10_000, 1_000
 
@@ -120,10 +120,12 @@ def test_lists_have_a_bound_that_is_told(
     server: RunningServer, path: str, field: str, item: Any, most: int, rest: dict[str, Any]
 ) -> None:
     asked = len(server.host.commands)
-    said = refusal(post(server, path, {**rest, field: [item] * (most + 1)}))
+    # Each tool has a name of its own.
+    items = [json.loads(json.dumps(item).replace("{}", str(number))) for number in range(most + 1)]
+    said = refusal(post(server, path, {**rest, field: items}))
     assert said.startswith(field) and str(most) in said
     assert len(server.host.commands) == asked
-    assert post(server, path, {**rest, field: [item] * most}).status_code == 200
+    assert post(server, path, {**rest, field: items[:most]}).status_code == 200
 
 
 @pytest.mark.parametrize(
