@@ -171,27 +171,15 @@ def test_values_after_a_text_are_counted(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("{nonsense", "no JSON"),
-        ('{"a":NaN}', "NaN"),
-        ('{"a":-Infinity}', "Infinity"),
-        ('{"a":1e999}', "1e999"),
-        ('{"a":1,"a":2}', "two values for 'a'"),
-        ('{"a":"\\ud800"}', "surrogates"),
-        ('{"a":' * 65 + "1" + "}" * 65, "64 levels"),
-        ("[1]", "object"),
-    ],
+    "arguments", ["{nonsense", '{"a":NaN}', '{"a":1e999}', '{"a":"\\ud800"}', '{"a":' * 5000, "[" * 100_000, "[1]"]
 )
-def test_arguments_are_json_that_every_reader_understands_alike(
-    server: RunningServer, arguments: str, words: str
-) -> None:
+def test_arguments_of_a_call_are_taken_as_they_are(server: RunningServer, arguments: str) -> None:
     call = {**CALL, "function": {"name": "f", "arguments": arguments}}
-    said = refusal(post(server, CHAT, {"messages": [{"role": "assistant", "tool_calls": [call]}]}))
-    assert said.startswith("messages.0.tool_calls.0.function.arguments ") and words in said
+    assert post(server, CHAT, {"messages": [{"role": "assistant", "tool_calls": [call]}]}).status_code == 200
     item = {"type": "function_call", "call_id": "1", "name": "f", "arguments": arguments}
-    said = refusal(post(server, RESPONSES, {"input": [item]}))
-    assert said.startswith("input.0.arguments ") and words in said
+    assert post(server, RESPONSES, {"input": [item]}).status_code == 200
+    for request in server.host.requests[-2:]:
+        assert [call.arguments for call in (request.messages or ())[-1].tool_calls] == [arguments]
 
 
 def test_many_calls_in_a_row_are_one_turn(server: RunningServer) -> None:
@@ -213,9 +201,7 @@ def large_chat(messages: int) -> bytes:
 
 
 def test_others_are_answered_while_a_large_body_is_understood(server: RunningServer) -> None:
-    arguments = json.dumps({"a": [1] * 10_000})
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    body, answers = json.dumps({"messages": [{"role": "assistant", "tool_calls": [call] * 900}]}), []
+    body, answers = large_chat(6000), []
     client = threading.Thread(target=lambda: answers.append(post(server, CHAT, body)), daemon=True)
     start = last = time.perf_counter()
     longest = 0.0
