@@ -39,9 +39,9 @@ class Reply:
         self._positions = positions
         self._tools = tools
         self._told = self._tokens_told = 0
-        # Steps whose text waits until it is told: where no text ends the answer, nothing depends on it.
+        # Steps whose text waits until it is told: where no text ends the answer, and no token is told of by itself.
         self._untold: list[Step] = []
-        self._can_wait = tools is None and not prompt.request.stop
+        self._can_wait = tools is None and not prompt.request.stop and prompt.request.top_logprobs is None
         self._has_begun = False
         self.is_finished = False
 
