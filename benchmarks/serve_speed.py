@@ -96,7 +96,7 @@ def throughput_table(kind: str, servers: Sequence[Server], bare: BareLoop, token
         rows.append(
             (
                 str(width),
-                *(f"{median(values):.0f} ({max(values):.0f})" for values in (mine, theirs, raw)),
+                *(f"{median(values):.1f} ({max(values):.1f})" for values in (mine, theirs, raw)),
                 f"{of_stock:.2f}",
                 f"{of_bare:.2f}",
                 f">= {wanted:g}, >= {AGAINST_BARE:g}: {verdict(met)}",
