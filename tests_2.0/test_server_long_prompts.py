@@ -15,10 +15,12 @@ from support.real_server import MARKS, RealServer, real_server, refusal
 from support.running_engine import RunningEngine, asking, chatting
 from support.tiny_model import TinyOptions, scripted_model
 
+from mlxk2.server.engine.reader import Reader
 from mlxk2.server.protocol import Count, Counted, Embed, Failed, Over
 
 pytestmark = MARKS
 
+PATIENCE_S = 30
 CONTEXT = 1_000_000
 # Some seconds of work, and far more tokens than the context holds.
 HUGE = "the cat sat on the mat. " * 120_000
@@ -193,6 +195,33 @@ def test_an_engine_that_is_reading_ends_at_once(model: Path) -> None:
         assert engine.stop() == 0
         assert time.monotonic() - began < 5
         assert not engine.of("long")
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_reader_knows_that_it_is_reading(before: int) -> None:
+    begun, goes_on = Event(), Event()
+
+    class Model:
+        """Stands still at the last of its texts."""
+
+        left = before
+
+        def count(self, _request: Any, _look: Any) -> int:
+            if not self.left:
+                begun.set()
+                goes_on.wait(PATIENCE_S)
+            self.left -= 1
+            return 1
+
+    reader = Reader(Model(), lambda found: None)  # type: ignore[arg-type]
+    try:
+        for number in range(before + 1):
+            reader.take(Count(str(number), asking(LONG)))
+        assert begun.wait(PATIENCE_S)
+        assert reader.close()
+    finally:
+        goes_on.set()
+    wait_until(lambda: not reader.close(), "nothing is read any more")
 
 
 def test_what_is_far_too_long_is_not_read_to_its_end(engine: RunningEngine) -> None:

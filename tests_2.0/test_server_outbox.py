@@ -22,6 +22,7 @@ class Told:
 
     def __init__(self, ours: Connection, theirs: Connection) -> None:
         self.now = 100.0
+        self.due = 0
         self._line = theirs
         self._outbox = Outbox(ours, clock=lambda: self.now)
 
@@ -29,6 +30,7 @@ class Told:
         """Let a step take so long and tell of its events; return the messages that came."""
         self.now += seconds
         is_due = self._outbox.is_due() or not can_wait
+        self.due += is_due
         self._outbox.put(events)
         self._outbox.send(is_due=is_due)
         messages = []
@@ -87,6 +89,13 @@ def test_arguments_of_a_call_are_joined(told: Told) -> None:
         ToolPiece("a", 1, "call_2", "see", "{}"),
         OVER,
     )
+
+
+def test_what_is_urgent_does_not_put_off_the_text_of_others(told: Told) -> None:
+    for number in range(100):
+        told.step(0.01, *pieces("x", id="b"), *([OVER] if number % 2 else []))
+    # In a second it is time for text about thirty times.
+    assert 20 <= told.due <= 35
 
 
 def test_nothing_waits_where_no_step_follows(told: Told) -> None:

@@ -19,7 +19,7 @@ from mlxk2.runner.request import CacheOptions, GenerationRequest
 from mlxk2.server.engine.model import ReadPrompt
 from mlxk2.server.engine.room import Room
 from mlxk2.server.engine.scheduler import Scheduler
-from mlxk2.server.protocol import Failed, Generate
+from mlxk2.server.protocol import Failed, Generate, Piece
 
 pytestmark = [pytest.mark.mlx_real]
 
@@ -40,8 +40,8 @@ class EndlessReply:
     def take(self, _step: Step) -> tuple[()]:
         return ()
 
-    def tell(self) -> tuple[()]:
-        return ()
+    def tell(self) -> tuple[Piece, ...]:
+        return (Piece(self.id, "answer", "what waited"),)
 
 
 @dataclass
@@ -166,3 +166,17 @@ def test_who_waits_for_a_prompt_asks_again_only_when_it_was_read_on() -> None:
     device.places = ((0, 6),)  # type: ignore[assignment]
     scheduler.step()
     assert len(device.rows) == WIDTH
+
+
+def test_who_gives_way_says_first_what_it_has_kept_back() -> None:
+    device = Device()
+    scheduler = scheduler_of(device)
+    scheduler.step()
+    assert (len(device.rows), scheduler.events(with_text=False)) == (WIDTH, ())
+    device.fits = False
+    told: list[Any] = []
+    for _ in range(20):
+        scheduler.step()
+        told += scheduler.events(with_text=False)
+    assert len(device.rows) == 1
+    assert {event.id for event in told} == {f"r{number}" for number in range(1, WIDTH)}

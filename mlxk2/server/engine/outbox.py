@@ -57,7 +57,9 @@ class Outbox:
         if not self._waiting or not (is_due or self._is_urgent):
             return
         message = tuple(_joined(self._waiting))
-        self._waiting, self._is_urgent, self._sent = [], False, self._clock()
+        self._waiting, self._is_urgent = [], False
+        # What is urgent does not put off the text of others.
+        self._sent = self._clock() if is_due else self._sent
         # Connection.send would make a pickler of its own each time.
         self._line.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 

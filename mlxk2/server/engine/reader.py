@@ -114,12 +114,12 @@ class Reader:
         """Wait for something to read; return what comes first, None where it was given up."""
         while not self._line or not self._arrived.empty():
             id = self._arrived.get()
-            self._is_reading = True
             command = self._wanted.get(id)
             if command is not None:
                 number = next(self._numbers)
                 heappush(self._line, (number * _AHEAD_CHARS + sum(_sizes(command)), number, id))
             del command
+        self._is_reading = True
         return self._wanted.get(heappop(self._line)[2])
 
     def _outcome(self, command: ToRead) -> WasRead | None:

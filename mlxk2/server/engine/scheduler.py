@@ -102,6 +102,7 @@ class Scheduler:
     def cancel(self, id: str) -> None:
         """Forget a request; one that is unknown is over already."""
         self._embedder.cancel(id)
+        self._events = [event for event in self._events if event.id != id]
         self._waiting = deque(reply for reply in self._waiting if reply.id != id)
         self._asked.pop(id, None)
         self._leave([row for row, reply in self._rows.items() if reply.id == id])
@@ -235,6 +236,15 @@ class Scheduler:
             youngest = list(self._rows)[-1]
             reply = self._rows[youngest]
             self._leave([youngest])
+            self._wait_again(reply)
+
+    def _wait_again(self, reply: Reply) -> None:
+        """Let an answer go on later, as the next one; what it has said is told before."""
+        try:
+            self._events += reply.tell()
+        except errors.MlxkError as error:
+            self._fail(reply, Problem.of(error))
+        else:
             self._waiting.appendleft(reply)
 
     def _leave(self, rows: Iterable[int]) -> None:
@@ -261,7 +271,7 @@ class Scheduler:
             if reply.failures >= _MOST_FAILURES:
                 self._fail(reply, failure)
             elif not reply.is_finished:
-                self._waiting.appendleft(reply)
+                self._wait_again(reply)
 
     def _goes_on_alone(self, reply: Reply) -> bool:
         """Let a reply go on by a few tokens; return whether nothing went wrong."""
