@@ -136,9 +136,21 @@ def test_what_goes_on_keeps_the_space_it_begins_with(server: RealServer) -> None
     assert answer["content"] == [{"type": "text", "text": " theY"}]
 
 
-def test_an_empty_beginning_is_none(server: RealServer) -> None:
-    answer = post(server, "plain", MESSAGES, messages=[*HI, {"role": "assistant", "content": ""}]).json()
+EMPTY = {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize("more", [{}, {"thinking": {"type": "enabled", "budget_tokens": 1024}}])
+def test_an_empty_beginning_is_none(server: RealServer, more: dict[str, Any]) -> None:
+    answer = post(server, "plain", MESSAGES, messages=[*HI, EMPTY], **more).json()
     assert answer["content"] == [{"type": "text", "text": "".join(PIECES)}]
+    nothing = post(server, "plain", MESSAGES, messages=[EMPTY], system="be brief", **more)
+    assert nothing.status_code == 400 and "needs text" in nothing.json()["error"]["message"]
+
+
+def test_messages_of_the_assistant_in_a_row_are_one_beginning(server: RealServer) -> None:
+    parts = [{"role": "assistant", "content": text} for text in ("O", "v")]
+    answer = post(server, "plain", MESSAGES, messages=[*HI, *parts, EMPTY]).json()
+    assert answer["content"] == [{"type": "text", "text": "x thez"}]
 
 
 FORM = {"format": {"type": "json_schema", "schema": {"type": "object"}}}

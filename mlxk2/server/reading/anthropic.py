@@ -63,8 +63,13 @@ def read_messages(body: CountRequest, settings: ServerSettings) -> GenerationReq
 
 
 def _begins_answer(body: CountRequest, messages: list[Message], form: Constraint | None, choice: str) -> bool:
-    """Return whether the answer goes on from the last message; one without a word is dropped. Raises: BadRequest."""
-    last, where = messages[-1], f"messages.{len(body.messages) - 1}.content"
+    """Return whether the answer goes on from the last message; those without a word are dropped. Raises: BadRequest."""
+    where = f"messages.{len(body.messages) - 1}.content"
+    while messages and _is_empty(messages[-1]):
+        messages.pop()
+    if not any(message.role != "system" for message in messages):
+        raise BadRequest(f"{where}: the beginning of an answer needs text", param=where)
+    last = messages[-1]
     if last.role != "assistant":
         return False
     reason = None
@@ -76,14 +81,25 @@ def _begins_answer(body: CountRequest, messages: list[Message], form: Constraint
         reason = "the beginning of an answer cannot be given where output_config.format or tool_choice sets its form"
     elif body.thinking is not None and body.thinking.type == "enabled":
         reason = "the beginning of an answer cannot be given where thoughts come first (thinking)"
-    elif not last.content and (last.reasoning or len(messages) == 1):
+    elif not last.content:
         reason = "the beginning of an answer needs text"
     if reason is not None:
         raise BadRequest(f"{where}: {reason}", param=where)
-    if not last.content:
-        messages.pop()
-        return False
+    _join_last(messages)
     return True
+
+
+def _is_empty(message: Message) -> bool:
+    """Whether it is an assistant's message that says nothing."""
+    return message.role == "assistant" and not (message.content or message.reasoning or message.tool_calls)
+
+
+def _join_last(messages: list[Message]) -> None:
+    """Make one turn of the assistant's last messages, as Anthropic's API does; a call stays in a turn of its own."""
+    while len(messages) > 1 and messages[-2].role == "assistant" and not messages[-2].tool_calls:
+        last, before = messages.pop(), messages.pop()
+        thoughts = "".join(filter(None, (before.reasoning, last.reasoning))) or None
+        messages.append(replace(before, content=before.content + last.content, reasoning=thoughts))
 
 
 def _turn(message: AnthropicMessage, where: str) -> list[Message]:
