@@ -212,7 +212,8 @@ def test_others_are_answered_while_a_large_body_is_understood(server: RunningSer
         longest, last = max(longest, now - last), now
     client.join()
     assert answers[0].status_code == 200, answers[0].text
-    assert longest < (last - start) / 3
+    # JSON is parsed in one call, during which nobody else has a turn; without the thread it would be all the time.
+    assert longest < (last - start) * 2 / 3
 
 
 def test_large_bodies_do_not_take_the_threads_that_others_need() -> None:

@@ -88,7 +88,10 @@ async def until(condition: Callable[[], bool]) -> None:
 async def under_way(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     """Work that has got as far as it can without waiting."""
     task = asyncio.create_task(work)
-    await asyncio.sleep(0)
+    # Its turn comes before this one.
+    has_begun = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(has_begun.set_result, None)
+    await has_begun
     return task
 
 

@@ -200,6 +200,7 @@ def test_a_client_that_does_not_read_is_cut_off_at_the_end_of_its_time(
             assert connections() == others + 2
             wait_until(lambda: connections() == others + 1)
         assert (server.host.running, server.host.cancelled) == (0, 1)
+        wait_until(lambda: any(line.name == "mlxk2.access" for line in caplog.records))
         lines = [vars(line)["fields"] for line in caplog.records if line.name == "mlxk2.access"]
         assert [line["error"] for line in lines] == ["client_not_reading"]
         assert [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING] == []
