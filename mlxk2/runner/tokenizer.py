@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
@@ -69,12 +71,8 @@ class FileTokenizer:
         """
         from tokenizers import Tokenizer
 
-        try:
+        with _translated(errors.IncompatibleModel, "tokenizer.json cannot be used", "pip install --upgrade tokenizers"):
             backend = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise errors.IncompatibleModel(
-                f"tokenizer.json cannot be used: {error}", hint="pip install --upgrade tokenizers"
-            ) from error
         # A file may carry the settings of its training.
         backend.no_truncation()
         backend.no_padding()
@@ -96,15 +94,13 @@ class FileTokenizer:
             raise errors.UsageError("the prompt is not valid UTF-8 text") from error
         if self._encode_text is not None:
             return tuple(self._encode_text(text, add_special_tokens))
-        try:
+        with _translated(errors.GenerationFailed, "the prompt cannot be tokenized"):
             if len(text) > LONG_CHARS:
                 # The library lets go of Python's lock here, and there it does not.
                 (found,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
             else:
                 found = self._backend.encode(text, add_special_tokens=add_special_tokens)
             return tuple(found.ids)
-        except Exception as error:  # the library raises plain Exception
-            raise errors.GenerationFailed(f"the prompt cannot be tokenized: {error}") from error
 
     def id_of(self, token: str) -> int | None:
         """Return the id of the token written exactly so, None if there is none."""
@@ -127,6 +123,15 @@ class FileTokenizer:
     def decoder(self, context: tuple[int, ...] = ()) -> Decoder:
         """Return a decoder for text that follows `context`."""
         return StreamDecoder(self._backend, context)
+
+
+@contextmanager
+def _translated(kind: type[errors.MlxkError], words: str, hint: str | None = None) -> Iterator[None]:
+    """Tell in our words what the library raises, which is plain Exception."""
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{words}: {error}", hint=hint) from error
 
 
 def _second_of_two(decode: Callable[..., str], token_id: int) -> str:

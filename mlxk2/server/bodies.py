@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Callable, TypeVar
 
@@ -28,7 +28,8 @@ class Bodies:
     def __init__(self, host: HostLike, largest_bytes: int) -> None:
         self._host, self._most_bytes = host, _SIDE_BY_SIDE * largest_bytes
         self._count = self._bytes = 0
-        self._threads = asyncio.Semaphore(_MOST_THREADS)
+        # Not those that names are looked up in: these stay free for that.
+        self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="body")
 
     @contextmanager
     def place(self) -> Iterator[Callable[[int], None]]:
@@ -61,33 +62,4 @@ class Bodies:
         """Return what `work` makes of what is `given`, which has so many bytes. Raises: what `work` raises."""
         if size <= _LARGE_BYTES:
             return work(*given)
-        await self._threads.acquire()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        # The threads that names are looked up in stay free for that; and the end of the process waits for none of these.
-        thread = threading.Thread(target=self._run, args=(loop, future, partial(work, *given)), daemon=True)
-        try:
-            thread.start()
-        except BaseException:
-            self._threads.release()
-            raise
-        return await future
-
-    def _run(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Result], work: Callable[[], Result]) -> None:
-        made, problem = None, None
-        try:
-            made = work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again where the request is answered
-            problem = error
-        # A loop that is closed has nobody left to tell.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._tell, future, made, problem)
-
-    def _tell(self, future: asyncio.Future[Any], made: Any, problem: BaseException | None) -> None:
-        self._threads.release()
-        if future.cancelled():
-            return
-        if problem is None:
-            future.set_result(made)
-        else:
-            future.set_exception(problem)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *given))

@@ -167,8 +167,8 @@ class EngineKeeper:
         self._arm(self._settings.load_timeout_s, self._give_up_loading)
         try:
             self._engine = self._start_engine(self.spec, self)
-        except Exception as error:
-            # Whatever it is: those who wait for the engine must hear of it.
+        except (OSError, RuntimeError) as error:
+            # No process, or no thread to watch it: those who wait for the engine must hear of it.
             LOG.error("an engine could not be started", exc_info=error)
             why = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
             self._loop.call_soon(self.ended, f"could not be started: {one_line(str(why))}")

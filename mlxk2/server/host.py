@@ -295,7 +295,7 @@ class ModelHost:
             if ticket.command is None:
                 ticket.finish()
             else:
-                _hand_over(ticket, keeper)
+                keeper.submit(ticket)
 
     def _new_keeper(self, spec: EngineSpec) -> EngineKeeper:
         """Start an engine; for a model that was given up there is one try."""
@@ -360,12 +360,3 @@ def _stopping() -> ServerStopping:
 
 def _broken() -> InternalError:
     return InternalError("the server is broken, and must be started anew; its log says how")
-
-
-def _hand_over(ticket: Ticket, keeper: EngineKeeper) -> None:
-    try:
-        keeper.submit(ticket)
-    except Exception as error:
-        # One request that cannot be sent must not end the turns of all.
-        LOG.error("a request could not be handed to the engine", exc_info=error)
-        ticket.fail(InternalError("the request could not be handed to the engine; the server's log says how"))

@@ -26,24 +26,10 @@ from mlxk2.server.protocol import (
 from .inbox import Inbox
 from .model import ServedModel
 from .outbox import Outbox
-from .reader import Reader, ToRead, WasRead, is_long, read
+from .reader import BUGS, Reader, ToRead, WasRead, is_long, read
 from .scheduler import Scheduler
 
 _STATUS_EVERY_S = 1.0
-
-# What a bug of ours, or of a library's, may raise about one request: the others go on.
-_BUGS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def run_engine(spec: EngineSpec, commands: Connection, events: Connection) -> None:
@@ -108,7 +94,7 @@ class _Loop:
                 self._read(command)
         except errors.MlxkError as error:
             self._told.append(Failed(command.id, Problem.of(error)))
-        except _BUGS as error:
+        except BUGS as error:
             traceback.print_exc()
             bug = errors.InternalError(f"{type(error).__name__}: {error}")
             self._told.append(Failed(command.id, Problem.of(bug)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -10,6 +12,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Callable, Union
 
+from mlxk2 import errors
 from mlxk2.runner.prompt import Pause, no_pause
 from mlxk2.runner.tokenizer import LONG_CHARS
 from mlxk2.server.protocol import Count, Embed, Generate
@@ -26,6 +29,20 @@ _EACH_CHARS = 20
 # Ids that were given are only looked through.
 _IDS_A_CHAR = 8
 
+# What a bug of ours, or of a library's, may raise about one request: the others go on.
+BUGS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass
 class WasRead:
@@ -33,7 +50,7 @@ class WasRead:
 
     id: str
     value: Any
-    error: BaseException | None
+    error: Exception | None
 
     def result(self) -> Any:
         """Return the value. Raises: what went wrong."""
@@ -99,6 +116,13 @@ class Reader:
         return self._is_reading
 
     def _work(self) -> None:
+        try:
+            self._read_on()
+        finally:
+            # It ends by a library's panic only: no long text would ever be read again.
+            os.kill(os.getpid(), signal.SIGABRT)
+
+    def _read_on(self) -> None:
         while True:
             command = self._next()
             if command is not None:
@@ -131,7 +155,7 @@ class Reader:
             return WasRead(command.id, read(self._model, command, look), None)
         except _GivenUp:
             return None
-        except BaseException as error:  # noqa: BLE001 - a library's panic, too, is raised again where the engine looks
+        except (errors.MlxkError, *BUGS) as error:
             return WasRead(command.id, None, error)
 
 
