@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.cost import cpu_seconds
 
 from mlxk2.runner.markers import MarkerFinder
 from mlxk2.runner.reasoning import FORMATS, is_reasoning_vocabulary, reasoning_format
@@ -485,16 +484,6 @@ def test_markers_are_found_in_any_pieces(text, markers, sizes):
     assert joined([*pieces, (finder.finish(), False)]) == cut_by_hand(text, markers)
 
 
-def seconds(work, size):
-    """The least of three runs, in CPU time of this process."""
-    taken = []
-    for _ in range(3):
-        start = time.process_time()
-        work(size)
-        taken.append(time.process_time() - start)
-    return min(taken)
-
-
 def long_whitespace(size):
     splitter = THINK.splitter(ASKED)
     for char in ["<think>", "a", *"\n" * size, "b", "</think>", *" " * size, "c"]:
@@ -515,4 +504,4 @@ def long_stop_string_almost(size):
 @pytest.mark.parametrize("work", [long_whitespace, long_answer_at_once, long_stop_string_almost])
 def test_time_is_linear(work):
     """Eight times the text takes some eight times as long; quadratic work would take sixty-four times."""
-    assert seconds(work, 80_000) < 30 * seconds(work, 10_000)
+    assert cpu_seconds(work, 80_000) < 30 * cpu_seconds(work, 10_000)

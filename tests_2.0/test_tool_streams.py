@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterable
 from typing import Any, Callable, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.cost import cpu_seconds
 
 from mlxk2.runner.reasoning import FORMATS
 from mlxk2.runner.tools import (
@@ -83,16 +83,6 @@ def strict(text: str) -> Any:
         return refuse(word) if float(word) in (float("inf"), float("-inf")) else float(word)
 
     return json.loads(text, parse_constant=refuse, parse_float=finite)
-
-
-def seconds(work: Callable[[int], None], size: int) -> float:
-    """The least of three runs, in CPU time of this process."""
-    taken = []
-    for _ in range(3):
-        start = time.process_time()
-        work(size)
-        taken.append(time.process_time() - start)
-    return min(taken)
 
 
 class TestJsonPrefix:
@@ -507,11 +497,11 @@ def long_name(size: int) -> None:
 )
 def test_time_is_linear(work: Callable[[int], None]) -> None:
     """Eight times the text takes some eight times as long; quadratic work would take sixty-four times."""
-    assert seconds(work, 80_000) < 30 * seconds(work, 10_000)
+    assert cpu_seconds(work, 80_000) < 30 * cpu_seconds(work, 10_000)
 
 
 def test_a_name_that_does_not_end_costs_little() -> None:
-    assert seconds(long_name, 1_000) < 5 * seconds(long_second_call, 1_000) + 0.05
+    assert cpu_seconds(long_name, 1_000) < 5 * cpu_seconds(long_second_call, 1_000) + 0.05
 
 
 @pytest.mark.parametrize("part", ["[", '{"a":', "[[],", '"x", '])
@@ -519,4 +509,4 @@ def test_the_complete_part_is_found_in_linear_time(part: str) -> None:
     def work(size: int) -> None:
         complete_part("[" + part * size)
 
-    assert seconds(work, 80_000) < 30 * seconds(work, 10_000)
+    assert cpu_seconds(work, 80_000) < 30 * cpu_seconds(work, 10_000)
