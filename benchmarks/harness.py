@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -23,3 +24,10 @@ def real_model() -> Path:
     from support.smollm2 import smollm2
 
     return smollm2("f32", any_blas=True)
+
+
+def with_template(model: Path, template: str) -> Path:
+    """Give a model's folder another chat template, and return the folder."""
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template}))
+    return model

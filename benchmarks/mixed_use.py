@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving_client import CHAT, Call, Server, chat, request
@@ -29,13 +27,6 @@ class Ask(NamedTuple):
     body: dict[str, Any]
     status: int = 200
     is_cut: bool = False
-
-
-def takes_tools(model: Path) -> Path:
-    """Give a model's folder the template of this module."""
-    path = model / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
-    return model
 
 
 def burst(draw: random.Random, model: str) -> list[Ask]:

@@ -19,7 +19,8 @@ from threading import Event, Thread
 from urllib.parse import quote
 
 import openblas
-from mixed_use import answer, burst, busiest, takes_tools
+from harness import with_template
+from mixed_use import TEMPLATE, answer, burst, busiest
 from processes import family, resident_bytes
 from serve_speed import TINY
 from serving_client import Server, ours, request
@@ -35,7 +36,7 @@ Row = tuple[str, ...]
 def main() -> None:
     """Send everything and print two tables."""
     with tempfile.TemporaryDirectory() as folder:
-        model = takes_tools(random_model(Path(folder) / "tiny", "llama", config=TINY))
+        model = with_template(random_model(Path(folder) / "tiny", "llama", config=TINY), TEMPLATE)
         with ours(model, "--prefix-cache-bytes", "16MB") as server:
             load(server)
             load_and_unload(server)

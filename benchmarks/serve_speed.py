@@ -6,7 +6,6 @@ one loop over plain sockets. On a machine with few cores it takes its part of th
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from statistics import median
 from typing import Any, Callable
 
 import openblas
-from harness import real_model
+from harness import real_model, with_template
 from processes import cpu_seconds, family
 from serving_client import Call, Server, chat, get, ours, request, stock, together
 from support.random_models import random_model
@@ -41,19 +40,11 @@ def main() -> None:
     given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     kinds = given or ["tiny", "real"]
     with tempfile.TemporaryDirectory() as folder:
-        tiny = endless_model(Path(folder) / "tiny")
+        tiny = with_template(random_model(Path(folder) / "tiny", "llama", config=TINY), TEMPLATE)
         if "tiny" in kinds:
             measure("tiny", tiny, TINY_TOKENS, TINY_REPEATS)
         if "real" in kinds:
             measure("real", real_model(), REAL_TOKENS, REAL_REPEATS)
-
-
-def endless_model(path: Path) -> Path:
-    """Return a tiny model with random weights, whose answers end at their limit only."""
-    random_model(path, "llama", config=TINY)
-    file = path / "tokenizer_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": TEMPLATE}))
-    return path
 
 
 def measure(kind: str, model: Path, tokens: int, repeats: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 
 def name_aside(place: Path, ending: str = "") -> Path:
     """Choose a new name in the folder of `place`."""
-    return place.with_name(f".{secrets.token_hex(6)}.mlxk2{ending}")
+    return place.with_name(f".{os.urandom(6).hex()}.mlxk2{ending}")
 
 
 @contextmanager

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from mlxk2 import errors
 
@@ -22,9 +20,6 @@ _FLAGS = {JSON_SCHEMA: "--json-schema", REGEX: "--regex", CHOICES: "--choices"}
 
 # No schema that people write is larger; it is read into memory several times.
 _MAX_SOURCE_BYTES = 2**20
-
-# It goes as deep as a schema's references: five kilobytes a schema, of which there are thousands at most.
-_STACK_BYTES = 256 * 2**20
 
 # Each state of the lexer takes one or two kilobytes; the library's own limit would be half a gigabyte.
 _MAX_LEXER_STATES = 50_000
@@ -96,11 +91,13 @@ class Constraint:
 
         Raises: UsageError with llguidance's words, DependencyMissing.
         """
+        from .deep_stack import on_deep_stack
+
         llguidance = library()
         limits = llguidance.LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
         try:
             grammar = self._grammar()
-            matcher = _on_deep_stack(lambda: llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits))
+            matcher = on_deep_stack(lambda: llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits))
         except ValueError as error:
             raise self._unusable(str(error)) from error
         if matcher.is_error():
@@ -228,26 +225,6 @@ def _byte_tokenizer() -> Any:
 def _byte_matcher(constraint: Constraint) -> Any:
     """A matcher of bytes that has seen nothing: to compile takes long, a copy does not."""
     return constraint.matcher(_byte_tokenizer())
-
-
-_stack_size_lock = threading.Lock()
-
-
-def _on_deep_stack(make: Callable[[], Any]) -> Any:
-    """Return what `make` makes, in a thread with so large a stack that recursion never reaches its end.
-
-    Raises: what `make` raises, InsufficientMemory.
-    """
-    with ThreadPoolExecutor(1, "schema") as threads:
-        with _stack_size_lock:
-            usual = threading.stack_size(_STACK_BYTES)
-            try:
-                made = threads.submit(make)
-            except RuntimeError as error:
-                raise errors.InsufficientMemory(f"a schema cannot be compiled: {error}") from error
-            finally:
-                threading.stack_size(usual)
-        return made.result()
 
 
 def _is_old_library() -> bool:

@@ -9,14 +9,13 @@ from .forced import forced_call
 from .format import ToolFormat
 from .json_call import JSON_OBJECT, MISTRAL
 from .json_prefix import complete_part, is_json
-from .known import HARMONY, LLAMA, known_format
+from .known import HARMONY, known_format
 from .parts import CallLost, CallPart
 from .reader import MarkedReader, ToolReader, WholeReader
 
 __all__ = [
     "HARMONY",
     "JSON_OBJECT",
-    "LLAMA",
     "MISTRAL",
     "CallLost",
     "CallPart",

@@ -35,10 +35,13 @@ def _harmony_call(text: str, tools: Tools) -> dict[str, Any]:
     return {"name": header.partition("<")[0].strip(), "arguments": arguments.strip() or "{}"}
 
 
+def _json_call(text: str, tools: Tools) -> Any:
+    return json.loads(text)
+
+
 HARMONY = ToolFormat("harmony", CALL_START, CALL, _harmony_call, CallShape(_HARMONY_HEAD, is_wrapped=False))
-LLAMA = ToolFormat("llama", "", "", lambda text, tools: json.loads(text), JSON_OBJECT)
+LLAMA = ToolFormat("llama", "", "", _json_call, JSON_OBJECT)
 # Objects, or lists of them, between marks.
 _MARKED = tuple(
-    ToolFormat(name, f"<{name}>", f"</{name}>", lambda text, tools: json.loads(text), JSON_OBJECT)
-    for name in ("tool_call", "TOOLCALL")
+    ToolFormat(name, f"<{name}>", f"</{name}>", _json_call, JSON_OBJECT) for name in ("tool_call", "TOOLCALL")
 )
