@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Callable, TypeVar
 
 from mlxk2.errors import QueueFull
@@ -62,4 +61,4 @@ class Bodies:
         """Return what `work` makes of what is `given`, which has so many bytes. Raises: what `work` raises."""
         if size <= _LARGE_BYTES:
             return work(*given)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *given))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)

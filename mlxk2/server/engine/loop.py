@@ -14,7 +14,6 @@ from mlxk2.server.protocol import (
     Cancel,
     Counted,
     Embed,
-    EngineEvent,
     EngineSpec,
     Failed,
     Generate,
@@ -60,7 +59,7 @@ class _Loop:
         self._outbox = Outbox(events)
         self._reader = Reader(model, inbox.put)
         self._scheduler = Scheduler(model, self._reader)
-        self._told: list[EngineEvent] = [model.ready]
+        self._outbox.put((model.ready,))
         self._next_status = 0.0
         self._was_busy = False
 
@@ -93,11 +92,11 @@ class _Loop:
             else:
                 self._read(command)
         except errors.MlxkError as error:
-            self._told.append(Failed(command.id, Problem.of(error)))
+            self._outbox.put((Failed(command.id, Problem.of(error)),))
         except BUGS as error:
             traceback.print_exc()
             bug = errors.InternalError(f"{type(error).__name__}: {error}")
-            self._told.append(Failed(command.id, Problem.of(bug)))
+            self._outbox.put((Failed(command.id, Problem.of(bug)),))
 
     def _read(self, command: ToRead) -> None:
         takes_long = is_long(command)
@@ -120,13 +119,11 @@ class _Loop:
         elif isinstance(command, Embed):
             self._scheduler.embed(command.id, found)
         else:
-            self._told.append(Counted(command.id, found))
+            self._outbox.put((Counted(command.id, found),))
 
     def _send(self, *, can_wait: bool) -> None:
         is_due = self._outbox.is_due() or not can_wait
-        self._outbox.put(self._told)
         self._outbox.put(self._scheduler.events(with_text=is_due))
-        self._told = []
         now, is_busy = time.monotonic(), self._scheduler.is_busy
         if now >= self._next_status or is_busy is not self._was_busy:
             self._next_status, self._was_busy = now + _STATUS_EVERY_S, is_busy

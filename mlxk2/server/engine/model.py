@@ -136,12 +136,13 @@ class ServedModel:
 
     def _text_to_embed(self, text: str | tuple[int, ...], pause: Pause) -> tuple[int, ...]:
         tokenizer = self.runner.speech(_FIRST).tokenizer
+        size = vocabulary_size(self._files.config or {}) or tokenizer.size
         if isinstance(text, str):
             check_fits(text, tokenizer, self.context_length, pause)
-        ids = tokenizer.encode(text, add_special_tokens=True) if isinstance(text, str) else text
-        size = vocabulary_size(self._files.config or {}) or tokenizer.size
-        if not isinstance(text, str):
-            check_given_ids(ids, size)
+            ids = tokenizer.encode(text, add_special_tokens=True)
+        else:
+            check_given_ids(text, size)
+            ids = text
         check_ids(ids, size)
         if len(ids) > self.context_length:
             raise errors.ContextLengthExceeded(

@@ -11,8 +11,8 @@ from mlxk2.server.settings import ServerSettings
 from . import tools
 from .form import constraint_of
 from .parts import text_of
-from .sampling import budget_of, choices_of, count_of, sampling_of, stops_of
-from .variables import check_variables, effort_variables
+from .sampling import budget_of, check_stream_options, choices_of, count_of, sampling_of, stops_of
+from .variables import effort_variables
 
 # The request's words for fields, where they are other ones than those of the command line.
 NAMES = {TOO_LONG: "messages"}
@@ -21,11 +21,9 @@ NAMES = {TOO_LONG: "messages"}
 def read_chat(body: ChatRequest, settings: ServerSettings) -> list[GenerationRequest]:
     """Return a request for each of the `n` choices. Raises: UsageError, BadRequest, DependencyMissing."""
     variables = effort_variables(body.reasoning_effort, body.chat_template_kwargs)
-    check_variables(variables)
     messages = tuple(_message(message, f"messages.{number}") for number, message in enumerate(body.messages))
     tools.check_tool_results(messages, "messages")
-    if body.stream_options is not None and not body.stream:
-        raise BadRequest("stream_options: only with stream", param="stream_options")
+    check_stream_options(body.stream_options, body.stream)
     tools.check_functions(
         ((tool.function.name, tool.function.parameters) for tool in body.tools or ()), "tools.{}.function.parameters"
     )

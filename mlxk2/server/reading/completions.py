@@ -9,7 +9,7 @@ from mlxk2.server.errors import TOO_LONG, BadRequest
 from mlxk2.server.schemas.openai_text import CompletionRequest, EmbeddingRequest, TextsValue
 from mlxk2.server.settings import ServerSettings
 
-from .sampling import budget_of, choices_of, count_of, sampling_of, stops_of
+from .sampling import budget_of, check_stream_options, choices_of, count_of, sampling_of, stops_of
 
 NAMES = {"logprobs": "logprobs", TOO_LONG: "prompt"}
 # Those of a text to embed.
@@ -70,8 +70,7 @@ def _ids(given: object, name: str) -> tuple[int, ...]:
 
 
 def _check_extras(body: CompletionRequest, prompts: list[Text]) -> None:
-    if body.stream_options is not None and not body.stream:
-        raise BadRequest("stream_options: only with stream", param="stream_options")
+    check_stream_options(body.stream_options, body.stream)
     are_texts = all(isinstance(prompt, str) for prompt in prompts)
     if body.echo and not are_texts:
         raise BadRequest("echo: only with prompts that are text", param="echo")

@@ -14,8 +14,8 @@ from mlxk2.server.settings import ServerSettings
 from . import tools
 from .form import constraint_of
 from .parts import check_fields, text_of
-from .sampling import budget_of, sampling_of, stops_of
-from .variables import check_variables, effort_variables
+from .sampling import budget_of, check_stream_options, sampling_of, stops_of
+from .variables import effort_variables
 
 NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "messages": "input", TOO_LONG: "input"}
 _EACH = ("type", "id", "status")
@@ -29,11 +29,9 @@ _FIELDS = {
 
 def read_responses(body: ResponsesRequest, settings: ServerSettings) -> GenerationRequest:
     """Return the request. Raises: UsageError, BadRequest, DependencyMissing."""
-    if body.stream_options is not None and not body.stream:
-        raise BadRequest("stream_options: only with stream", param="stream_options")
+    check_stream_options(body.stream_options, body.stream)
     effort = body.reasoning.effort if body.reasoning is not None else None
     variables = effort_variables(effort, body.chat_template_kwargs)
-    check_variables(variables)
     tools.check_functions(((tool.name, tool.parameters) for tool in body.tools or ()), "tools.{}.parameters")
     choice = _choice(body)
     return GenerationRequest(

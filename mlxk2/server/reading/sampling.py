@@ -67,3 +67,9 @@ def count_of(n: int | None, settings: ServerSettings) -> int:
     if n is not None and not 1 <= n <= settings.max_choices:
         raise BadRequest(f"n must be between 1 and {settings.max_choices}, not {n}", param="n")
     return n or 1
+
+
+def check_stream_options(options: object, stream: bool | None) -> None:
+    """Raises: BadRequest for options of a stream where there is none."""
+    if options is not None and not stream:
+        raise BadRequest("stream_options: only with stream", param="stream_options")

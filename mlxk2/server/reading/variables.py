@@ -9,7 +9,11 @@ from mlxk2.server.errors import BadRequest
 
 
 def effort_variables(effort: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the template's variables: how much to think, in the words that templates know, and what the body gives."""
+    """Return the template's variables: how much to think, in the words that templates know, and what the body gives.
+
+    Raises: BadRequest for variables that the server sets itself.
+    """
+    _check(given or {})
     variables: dict[str, Any] = {}
     if effort == "none":
         variables["enable_thinking"] = False
@@ -21,8 +25,7 @@ def effort_variables(effort: str | None, given: Mapping[str, Any] | None) -> dic
     return {**variables, **(given or {})}
 
 
-def check_variables(variables: Mapping[str, Any]) -> None:
-    """Raises: BadRequest for variables that the server sets itself."""
+def _check(variables: Mapping[str, Any]) -> None:
     taken = sorted({"messages", "tools", "add_generation_prompt"}.intersection(variables))
     if taken:
         raise BadRequest(f"chat_template_kwargs: {taken[0]} cannot be set", param="chat_template_kwargs")

@@ -21,8 +21,8 @@ router = APIRouter(tags=["Anthropic"])
 @router.post("/v1/messages", openapi_extra=documented(MessagesRequest), response_class=JsonResponse)
 async def messages(request: Request) -> Response:
     """Answer a conversation, in the form of Anthropic's API."""
-    body, name, asked_for = await understood_of(request, MessagesRequest, read_messages)
-    writer, asked = MessageWriter(name), Asked(body.model, [asked_for])
+    body, asked_for = await understood_of(request, MessagesRequest, read_messages)
+    writer, asked = MessageWriter(), Asked(body.model, [asked_for])
     if body.stream:
         return await streaming(request, asked, writer, anthropic_failure, PING)
     return await answered(request, asked, writer)
@@ -31,7 +31,7 @@ async def messages(request: Request) -> Response:
 @router.post("/v1/messages/count_tokens", openapi_extra=documented(CountRequest), response_class=JsonResponse)
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a prompt."""
-    body, _, asked = await understood_of(request, CountRequest, read_messages)
+    body, asked = await understood_of(request, CountRequest, read_messages)
     async with exchange_of(request) as exchange:
         await whole_name(exchange, body.model)
         done = await exchange.result(exchange.last(body.model, lambda id: Count(id, asked)))

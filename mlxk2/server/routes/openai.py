@@ -31,10 +31,10 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/v1/chat/completions", openapi_extra=documented(ChatRequest), response_class=JsonResponse)
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
-    body, name, requests = await understood_of(request, ChatRequest, read_chat)
+    body, requests = await understood_of(request, ChatRequest, read_chat)
     options = body.stream_options
     writer = ChatWriter(
-        name, len(requests), wants_usage=options is not None and options.include_usage, wants_logprobs=body.logprobs
+        len(requests), wants_usage=options is not None and options.include_usage, wants_logprobs=body.logprobs
     )
     answer = streaming if body.stream else answered
     return await answer(request, Asked(body.model, requests), writer)
@@ -43,10 +43,9 @@ async def chat_completions(request: Request) -> Response:
 @router.post("/v1/completions", openapi_extra=documented(CompletionRequest), response_class=JsonResponse)
 async def completions(request: Request) -> Response:
     """Continue texts, as they are."""
-    body, name, requests = await understood_of(request, CompletionRequest, read_completions)
+    body, requests = await understood_of(request, CompletionRequest, read_completions)
     options = body.stream_options
     writer = CompletionWriter(
-        name,
         [(one.prompt or "") if body.echo else "" for one in requests],
         choices_a_prompt=body.n or 1,
         wants_usage=options is not None and options.include_usage,
@@ -61,7 +60,7 @@ async def completions(request: Request) -> Response:
 @router.post("/v1/embeddings", openapi_extra=documented(EmbeddingRequest), response_class=JsonResponse)
 async def embeddings(request: Request) -> Response:
     """Embed texts."""
-    body, _, inputs = await understood_of(request, EmbeddingRequest, read_inputs)
+    body, inputs = await understood_of(request, EmbeddingRequest, read_inputs)
     async with exchange_of(request) as exchange:
         name = await whole_name(exchange, body.model)
         done = await exchange.result(exchange.last(body.model, lambda id: Embed(id, inputs)))

@@ -22,9 +22,9 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/v1/responses", openapi_extra=documented(ResponsesRequest), response_class=JsonResponse)
 async def responses(request: Request) -> Response:
     """Answer a conversation, in the form of the Responses API."""
-    body, name, asked = await understood_of(request, ResponsesRequest, read_responses)
+    body, asked = await understood_of(request, ResponsesRequest, read_responses)
     packs = "reasoning.encrypted_content" in (body.include or ())
-    writer = ResponseWriter(name, _echo(body, asked), packs)
+    writer = ResponseWriter(_echo(body, asked), packs)
     all_asked = Asked(body.model, [asked])
     if body.stream:
         return await streaming(request, all_asked, writer, writer.failure)

@@ -83,8 +83,8 @@ def serving_of(request: Request) -> Serving:
 
 async def understood_of(
     request: Request, schema: type[Body], read: Callable[[Body, ServerSettings], Result]
-) -> tuple[Body, str, Result]:
-    """Return the request's body, what it calls the model, and what `read` makes of it.
+) -> tuple[Body, Result]:
+    """Return the request's body and what `read` makes of it; note what it calls the model.
 
     Raises: BadRequest and its like, QueueFull, ModelNotFound, what `read` raises.
     """
@@ -92,17 +92,15 @@ async def understood_of(
     with serving.bodies.place() as take:
         raw = await read_body(request, serving.settings, take)
         body = await serving.bodies.work(len(raw), understood, raw, schema)
-        name = _model_name(request, body.model)
-        return body, name, await serving.bodies.work(len(raw), read, body, serving.settings)
+        _note_model(request, body.model)
+        return body, await serving.bodies.work(len(raw), read, body, serving.settings)
 
 
-def _model_name(request: Request, asked: str | None) -> str:
-    """Note what the request calls the model, and return it. Raises: ModelNotFound."""
+def _note_model(request: Request, asked: str | None) -> None:
+    """Note what the request calls the model, until its whole name is known. Raises: ModelNotFound."""
     if asked is not None and len(asked) > _LONGEST_NAME:
         raise ModelNotFound(f"no model has a name of {len(asked)} characters", param="model")
-    name = asked or serving_of(request).host.snapshot().model or ""
-    record_of(request.scope).model = name
-    return name
+    record_of(request.scope).model = asked or serving_of(request).host.snapshot().model or ""
 
 
 async def whole_name(exchange: Exchange, asked: str | None) -> str:

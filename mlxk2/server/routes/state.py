@@ -85,8 +85,8 @@ async def load(request: Request, name: str) -> Response:
     await check_nothing_asked(request, serving_of(request).settings)
     record_of(request.scope).model = name
     async with exchange_of(request) as exchange:
-        await exchange.result(exchange.host.load(name))
         name = await whole_name(exchange, name)
+        await exchange.result(exchange.host.load(name))
     return JsonResponse({"id": name, "object": "model", "loaded": True})
 
 

@@ -26,7 +26,7 @@ _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"
 class MessageWriter:
     """Writes one message."""
 
-    model: str
+    model: str = field(init=False)
     id: str = field(default_factory=lambda: new_id("msg_"))
 
     def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:

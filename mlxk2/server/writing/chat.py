@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-from mlxk2.server.answers import to_json
 from mlxk2.server.exchange import Collected, Numbered
 from mlxk2.server.protocol import Begun, Over, Piece, RequestEvent, ToolLost, ToolPiece
 from mlxk2.server.sse import DONE, frame
@@ -22,7 +20,7 @@ from .usage import usage_json, usage_of
 class ChatWriter:
     """Writes one answer; all its parts have the same id."""
 
-    model: str
+    model: str = field(init=False)
     count: int
     wants_usage: bool = False
     wants_logprobs: bool = False
@@ -91,18 +89,10 @@ class ChatWriter:
         choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         if isinstance(event, Over) and event.value_problem is not None:
             choice["value_problem"] = event.value_problem
-        before, after = self._around_choice
-        return b"%s%s%s" % (before, to_json(choice).encode(), after)
-
-    @cached_property
-    def _around_choice(self) -> tuple[bytes, bytes]:
-        """What is the same in every chunk is spelled once: a chunk comes with each token."""
-        mark = "here"
-        chunk = {**self._head("chat.completion.chunk"), "choices": [mark]}
+        chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
         if self.wants_usage:
             chunk["usage"] = None
-        before, _, after = frame(chunk).rpartition(to_json(mark).encode())
-        return before, after
+        return frame(chunk)
 
 
 def _delta(event: RequestEvent) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .usage import usage_json, usage_of
 class CompletionWriter:
     """Writes the answers to one request. `echoes` has what each choice begins with."""
 
-    model: str
+    model: str = field(init=False)
     echoes: Sequence[str]
     choices_a_prompt: int = 1
     wants_usage: bool = False

@@ -33,7 +33,7 @@ class ResponseWriter:
     With `packs_thoughts` these come in a form as well that means something to this server alone.
     """
 
-    model: str
+    model: str = field(init=False)
     echo: dict[str, Any]
     packs_thoughts: bool = False
     id: str = field(default_factory=lambda: new_id("resp_"))
