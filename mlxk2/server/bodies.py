@@ -29,6 +29,9 @@ class Bodies:
         self._count = self._bytes = 0
         # Not those that names are looked up in: these stay free for that.
         self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="body")
+        # What the threads work on is handed out by the loop: out of the executor's own line they would go on to the next
+        # without a pause, and the loop would hardly get Python's lock.
+        self._turns = asyncio.Semaphore(_MOST_THREADS)
 
     @contextmanager
     def place(self) -> Iterator[Callable[[int], None]]:
@@ -61,4 +64,5 @@ class Bodies:
         """Return what `work` makes of what is `given`, which has so many bytes. Raises: what `work` raises."""
         if size <= _LARGE_BYTES:
             return work(*given)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
+        async with self._turns:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
