@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Callable
 
+from mlxk2 import errors
 from mlxk2.cli.chat.commands import usages
 from mlxk2.cli.entry import CLOSED_PIPE
 from mlxk2.cli.parser import parser_of
@@ -82,23 +83,22 @@ def _cell(text: str) -> str:
 
 
 def error_types(_: str) -> str:
-    """Every value of `error.type`, from the tree of exceptions."""
+    """Every value of `error.type` in the answer of a command."""
     rows = []
-    for kind in sorted({MlxkError, *_below(MlxkError)}, key=lambda kind: (kind.exit_code, kind.type.lower())):
-        if kind is not MlxkError:
-            meaning = (kind.__doc__ or "").split("\n", 1)[0]
-            rows.append((f"`{kind.type}`", str(kind.exit_code), "yes" if kind.retryable else "", _cell(meaning)))
+    for kind in sorted(_kinds(), key=lambda kind: (kind.exit_code, kind.type.lower())):
+        meaning = (kind.__doc__ or "").split("\n", 1)[0]
+        rows.append((f"`{kind.type}`", str(kind.exit_code), "yes" if kind.retryable else "", _cell(meaning)))
     return table(("`error.type`", "exit code", "retryable", "meaning"), rows)
 
 
-def _below(kind: type[MlxkError]) -> set[type[MlxkError]]:
-    children = set(kind.__subclasses__())
-    return children.union(*(_below(child) for child in children)) if children else children
+def _kinds() -> list[type[MlxkError]]:
+    """What commands may end with: the server has kinds of its own, whether it is imported or not."""
+    return [kind for kind in MlxkError.__subclasses__() if kind.__module__.startswith(errors.__name__)]
 
 
 def exit_codes(_: str) -> str:
     """Every exit code; the error tree and this table must know the same ones."""
-    used = {0, CLOSED_PIPE, *(kind.exit_code for kind in _below(MlxkError))}
+    used = {0, CLOSED_PIPE, *(kind.exit_code for kind in _kinds())}
     if used != set(EXIT_CODES):
         raise SystemExit(f"exit codes {sorted(used)} are in use, scripts/make_docs.py explains {sorted(EXIT_CODES)}")
     return table(("code", "meaning"), [(str(code), EXIT_CODES[code]) for code in sorted(EXIT_CODES)])

@@ -36,7 +36,7 @@ __all__ = [
     "ModelUnhealthy", "Offline", "OutputFailed", "PeerLost", "PermissionDenied", "PullFailed", "PushFailed",
     "QueueFull", "RepoNotFound", "RequestTimedOut", "RevisionNotFound", "ServerStopping", "ServerUnreachable",
     "ShowFailed", "StructuredOutputFailed", "UnhealthyModels", "UnsupportedFormat", "UploadFailed", "UsageError",
-    "WaitedTooLong", "WorkspaceNotFound", "WorkspaceUnhealthy",
+    "WaitedTooLong", "WorkspaceNotFound", "WorkspaceUnhealthy", "kind_of",
 ]  # fmt: skip
 
 
@@ -50,6 +50,11 @@ class UsageError(MlxkError):
 
 class InternalError(MlxkError):
     """A bug of ours."""
+
+
+def kind_of(wire_type: str) -> type[MlxkError]:
+    """Return the kind of error that is told so; InternalError where this process knows none."""
+    return next((kind for kind in MlxkError.__subclasses__() if kind.type == wire_type), InternalError)
 
 
 class Interrupted(MlxkError):

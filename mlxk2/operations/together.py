@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
-from mlxk2.errors import InternalError, MlxkError, PeerLost
+from mlxk2.errors import MlxkError, PeerLost, kind_of
 
 if TYPE_CHECKING:
     from mlxk2.runner.mlx_backend.distributed import Ranks
@@ -75,7 +75,5 @@ def _written(failure: MlxkError | None) -> bytes:
 def _read(report: bytes, rank: int) -> MlxkError:
     """The failure that a rank reports; it is told where it did not happen on the rank that speaks."""
     parts = json.loads(report)
-    kinds = {kind.type: kind for kind in MlxkError.__subclasses__()}
-    kind = kinds.get(parts["type"], InternalError)
     message = parts["message"] if rank == 0 else f"rank {rank}: {parts['message']}"
-    return kind(message, hint=parts["hint"], **{**parts["extra"], "rank": rank})
+    return kind_of(parts["type"])(message, hint=parts["hint"], **{**parts["extra"], "rank": rank})
