@@ -11,6 +11,9 @@ ifneq ($(OPENBLAS),)
 PYTEST_ENV := LD_PRELOAD=$(OPENBLAS) OPENBLAS_NUM_THREADS=1
 endif
 
+# A file's tests stay together, for what they share. PYTEST_ARGS="-n 0" runs all in one process.
+PYTEST_WORKERS := -n auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo chat serve hub test check bench docs clean \
 	check-format check-lint check-types check-layers check-startup check-sizes check-docs check-schema
@@ -46,7 +49,7 @@ hub: $(VENV)/.installed-demo
 	@sh scripts/hub.sh
 
 test: $(VENV)/.installed-test
-	$(PYTEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST_ENV) $(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 check: check-format check-lint check-types check-layers check-startup check-sizes check-docs check-schema
 	@echo 'make check: all sound'

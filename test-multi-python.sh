@@ -50,13 +50,18 @@ step() {
     if "$@" >>"$log" 2>&1; then echo ok; else echo FAILED; fi
 }
 
+# As in the Makefile.
+workers="-n auto --maxprocesses 4 --dist loadfile"
+
+# The words of $workers are meant to be split.
+# shellcheck disable=SC2086
 run_tests() { # $1 = venv
     if [ "$quick" = yes ]; then
-        MLXK2_TEST_STUBS=1 "$1/bin/python" -m pytest -m "not slow and not smollm2"
+        MLXK2_TEST_STUBS=1 "$1/bin/python" -m pytest $workers -m "not slow and not smollm2"
     elif [ -n "$openblas" ]; then
-        LD_PRELOAD=$openblas OPENBLAS_NUM_THREADS=1 "$1/bin/python" -m pytest
+        LD_PRELOAD=$openblas OPENBLAS_NUM_THREADS=1 "$1/bin/python" -m pytest $workers
     else
-        "$1/bin/python" -m pytest
+        "$1/bin/python" -m pytest $workers
     fi
 }
 

@@ -18,15 +18,20 @@ LIVE_SWITCHES = {"live_push": "MLXK2_LIVE_PUSH", "live_clone": "MLXK2_LIVE_CLONE
 UNGUARDED = ("live", "wet", "issue27", "server_real", *LIVE_SWITCHES)
 
 GUARD = Guard(forbidden=user_cache_roots(USER_ENVIRON))
-GUARD.install()
 _NOWHERE = tempfile.TemporaryDirectory(prefix="mlxk2-no-cache-")
-scrub_environment(Path(_NOWHERE.name) / "hf")
-REAL_MLX = real_mlx_works()
-if not REAL_MLX:
-    use_stubs()
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A job in the background is started so, and children would inherit it: tests of Ctrl-C need the usual state.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Shut this process off, but not one that only hands tests out: its workers see the environment as the user has it."""
+    if config.getoption("numprocesses", None):
+        return
+    GUARD.install()
+    scrub_environment(Path(_NOWHERE.name) / "hf")
+    if not real_mlx_works():
+        use_stubs()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A job in the background is started so, and children would inherit it: tests of Ctrl-C need the usual state.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
@@ -34,7 +39,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_report_header() -> str:
-    return "mlx: " + ("real" if REAL_MLX else "stand-ins of tests_2.0/stubs")
+    return "mlx: " + ("real" if real_mlx_works() else "stand-ins of tests_2.0/stubs")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -47,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _reason_to_skip(item: pytest.Item, asked_for: str) -> str | None:
     """Say why `item` cannot run here, or None."""
-    if item.get_closest_marker("mlx_real") and not REAL_MLX:
+    if item.get_closest_marker("mlx_real") and not real_mlx_works():
         return "needs the real mlx and mlx-lm; the stand-ins are in use"
     for marker, switch in LIVE_SWITCHES.items():
         if item.get_closest_marker(marker) and USER_ENVIRON.get(switch) != "1" and asked_for != marker:

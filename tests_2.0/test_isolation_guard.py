@@ -89,7 +89,11 @@ def test_live():
 """
 
 
-def run_inner(tmp_path: Path, source: str, **environ: str) -> subprocess.CompletedProcess[str]:
+# Processes of pytest's, as `make test` has them.
+SIDE_BY_SIDE = ("-p", "xdist", "-n", "2")
+
+
+def run_inner(tmp_path: Path, source: str, *more: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run `source` as tests under a copy of this suite's conftest, with a HOME that has a cache."""
     inner, home = tmp_path / "inner", tmp_path / "home"
     hub = home / ".cache" / "huggingface" / "hub"
@@ -103,13 +107,14 @@ def run_inner(tmp_path: Path, source: str, **environ: str) -> subprocess.Complet
     env.update(
         HOME=str(home), PYTHONPATH=str(TESTS), MLXK2_TEST_STUBS="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **environ
     )
-    options = ["-c", str(TESTS.parent / "pytest.ini"), "--rootdir", str(inner), "-p", "no:cacheprovider", "-rA"]
+    options = ["-c", str(TESTS.parent / "pytest.ini"), "--rootdir", str(inner), "-p", "no:cacheprovider", "-rA", *more]
     command = [sys.executable, "-m", "pytest", *options, "test_inner.py"]
     return subprocess.run(command, cwd=inner, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_every_way_out_of_the_sandbox_fails_its_test(tmp_path: Path) -> None:
-    result = run_inner(tmp_path, MISUSES, HF_HUB_CACHE=str(tmp_path / "home" / "elsewhere"))
+@pytest.mark.parametrize("options", [(), SIDE_BY_SIDE], ids=["alone", "side_by_side"])
+def test_every_way_out_of_the_sandbox_fails_its_test(tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = run_inner(tmp_path, MISUSES, *options, HF_HUB_CACHE=str(tmp_path / "home" / "elsewhere"))
     tests = re.findall(r"def (test_\w+)", MISUSES)
     failed = re.findall(r"FAILED \S+::(test_\w+) - Failed: left its sandbox", result.stdout)
     assert sorted(failed) == sorted(tests), result.stdout + result.stderr
@@ -122,9 +127,12 @@ def test_a_fixture_that_leaves_the_sandbox_fails_its_test(tmp_path: Path) -> Non
     assert "left its sandbox" in result.stdout
 
 
+@pytest.mark.parametrize("options", [(), SIDE_BY_SIDE], ids=["alone", "side_by_side"])
 @pytest.mark.parametrize(("switch", "outcome"), [("0", "3 passed, 2 skipped"), ("1", "4 passed, 1 skipped")])
-def test_harmless_work_passes_and_switches_are_obeyed(tmp_path: Path, switch: str, outcome: str) -> None:
+def test_harmless_work_passes_and_switches_are_obeyed(
+    tmp_path: Path, switch: str, outcome: str, options: tuple[str, ...]
+) -> None:
     """So the failures above are the guard's. Live tests run when switched on; `mlx_real` is skipped under stand-ins."""
-    result = run_inner(tmp_path, HARMLESS, HF_TOKEN="secret", MLXK2_LIVE_LIST=switch)
+    result = run_inner(tmp_path, HARMLESS, *options, HF_TOKEN="secret", MLXK2_LIVE_LIST=switch)
     assert outcome in result.stdout, result.stdout + result.stderr
     assert "the stand-ins are in use" in result.stdout

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mlxk2.store.layout import SENTINEL_NAME, repo_folder
@@ -62,6 +63,7 @@ def above_permissions() -> bool:
         return os.access(closed, os.R_OK | os.W_OK)
 
 
+@cache
 def real_mlx_works() -> bool:
     """Try the real mlx in a process of its own, so that a build for another processor cannot take the tests down."""
     if os.environ.get("MLXK2_TEST_STUBS") == "1":
