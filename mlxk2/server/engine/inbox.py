@@ -14,8 +14,9 @@ from mlxk2.server.protocol import Command, Generate, Stop
 
 from .reader import WasRead
 
-# Seconds that a request waits for another one, and for all that come with it, where nothing else is to be done.
-_NEXT_S, _COMPANY_S = 0.002, 0.03
+# Seconds that a request waits for another one, and for all that come with it, where nothing else is to be done. Of bursts
+# of 16 on two busy cores one in six came apart at 2 ms, and one in fifty does at 3.
+_NEXT_S, _COMPANY_S = 0.003, 0.03
 
 
 class Inbox:
