@@ -11,8 +11,9 @@ from typing import Callable
 
 from mlxk2.server.protocol import Begun, EngineEvent, Piece, ToolPiece
 
-# Seconds between two messages of text: to a reader it flows, and each costs as much work as computing a token may.
-_PAUSE_S = 1 / 30
+# Seconds between two messages of text: to a reader it flows, and each costs as much work as computing a token may. It is
+# longer, but no more than so long, where many answers are told of: so much for each.
+_PAUSE_S, _LONGEST_PAUSE_S, _EACH_S = 1 / 30, 1 / 20, 0.003
 
 _TEXT = (Piece, ToolPiece)
 
@@ -30,6 +31,7 @@ class Outbox:
         # Requests that have begun, and of which nothing was told yet.
         self._silent: set[str] = set()
         self._sent = self._asked = clock()
+        self._pause_s = _PAUSE_S
 
     def put(self, events: Iterable[EngineEvent]) -> None:
         """Take events, the order of which is kept for each request."""
@@ -50,7 +52,7 @@ class Outbox:
         """Whether it is time to send text, as far as the last step tells how long the next one takes. Asked once a step."""
         now = self._clock()
         step_s, self._asked = now - self._asked, now
-        return now + step_s >= self._sent + _PAUSE_S
+        return now + step_s >= self._sent + self._pause_s
 
     def send(self, *, is_due: bool) -> None:
         """Send what waits, where it is due or something is urgent."""
@@ -59,7 +61,9 @@ class Outbox:
         message = tuple(_joined(self._waiting))
         self._waiting, self._is_urgent = [], False
         # What is urgent does not put off the text of others.
-        self._sent = self._clock() if is_due else self._sent
+        if is_due:
+            self._sent = self._clock()
+            self._pause_s = min(max(_PAUSE_S, len(message) * _EACH_S), _LONGEST_PAUSE_S)
         # Connection.send would make a pickler of its own each time.
         self._line.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
