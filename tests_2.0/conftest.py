@@ -23,7 +23,7 @@ _NOWHERE = tempfile.TemporaryDirectory(prefix="mlxk2-no-cache-")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Shut this process off, but not one that only hands tests out: its workers see the environment as the user has it."""
-    if config.getoption("numprocesses", None):
+    if config.getoption("numprocesses", None) and not config.option.collectonly:
         return
     GUARD.install()
     scrub_environment(Path(_NOWHERE.name) / "hf")

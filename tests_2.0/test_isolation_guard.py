@@ -121,6 +121,12 @@ def test_every_way_out_of_the_sandbox_fails_its_test(tmp_path: Path, options: tu
     assert (tmp_path / "home" / ".cache" / "huggingface" / "hub" / "x").exists()
 
 
+def test_collecting_alone_is_shut_off_too(tmp_path: Path) -> None:
+    source = "import os\nassert 'HF_TOKEN' not in os.environ\ndef test_nothing(): pass\n"
+    result = run_inner(tmp_path, source, *SIDE_BY_SIDE, "--collect-only", HF_TOKEN="secret")
+    assert "1 test collected" in result.stdout, result.stdout + result.stderr
+
+
 def test_a_fixture_that_leaves_the_sandbox_fails_its_test(tmp_path: Path) -> None:
     result = run_inner(tmp_path, MISUSE_IN_FIXTURE)
     assert result.returncode == 1

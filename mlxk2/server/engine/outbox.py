@@ -63,7 +63,8 @@ class Outbox:
         # What is urgent does not put off the text of others.
         if is_due:
             self._sent = self._clock()
-            self._pause_s = min(max(_PAUSE_S, len(message) * _EACH_S), _LONGEST_PAUSE_S)
+            answers = len({event.id for event in message if isinstance(event, _TEXT)})
+            self._pause_s = min(max(_PAUSE_S, answers * _EACH_S), _LONGEST_PAUSE_S)
         # Connection.send would make a pickler of its own each time.
         self._line.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
