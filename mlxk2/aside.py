@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -25,18 +25,21 @@ def written_aside(place: Path, mode: int | None = None, ending: str = "") -> Ite
     if mode is None:
         mode = _mode_of(place)
     fresh = name_aside(place, ending)
-    try:
+    with ExitStack() as undo:
         # Until it is whole, it is open to nobody whom the mode might leave out.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         os.close(os.open(fresh, flags, 0o666 if mode is None else 0o600))
+        undo.callback(_forget, fresh)
         yield fresh
         if mode is not None:
             os.chmod(fresh, mode)
         os.replace(fresh, place)
-    except BaseException:
-        with suppress(OSError):
-            fresh.unlink()
-        raise
+        undo.pop_all()
+
+
+def _forget(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _mode_of(place: Path) -> int | None:

@@ -27,7 +27,7 @@ from mlxk2.errors.hub import (
 from mlxk2.errors.root import MlxkError
 
 __all__ = [
-    "AccessDenied", "AddressInUse", "AddressNotAvailable", "AmbiguousMatch", "AuthError", "BatchIncomplete",
+    "AccessDenied", "AddressInUse", "AddressNotAvailable", "AmbiguousMatch", "AuthError", "BUGS", "BatchIncomplete",
     "BranchCreateFailed", "CacheNotFound", "CloneFailed", "CloneOperationError", "ClonePullFailed", "CloneSourceMissing", "CloneUnhealthy",
     "ContextLengthExceeded", "ConversionFailed", "DeletionFailed", "DependencyMissing", "DownloadFailed",
     "EngineLost", "FilesystemError", "GenerationFailed", "HashNotFound", "HealthCheckFailed", "IncompatibleModel",
@@ -38,6 +38,21 @@ __all__ = [
     "ShowFailed", "StructuredOutputFailed", "UnhealthyModels", "UnsupportedFormat", "UploadFailed", "UsageError",
     "WaitedTooLong", "WorkspaceNotFound", "WorkspaceUnhealthy", "kind_of",
 ]  # fmt: skip
+
+
+# What a bug of ours, or a library at its wits' end, raises: for places where one failure must not take others along.
+BUGS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class UsageError(MlxkError):

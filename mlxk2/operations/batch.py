@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -110,12 +110,11 @@ def plan_batch(
     run = prepare(ref, options, fast_start=fast_start, memory_limit=memory_limit)
     prompts = PromptFile(files.source, needs_text=not options.use_chat_template)
     ledger = Ledger()
-    try:
+    with ExitStack() as undo:
+        undo.callback(ledger.close)
         prompts.check(ledger)
         answers = AnswersFile.look(files.target, files.source, ref, ledger, _fingerprint(options))
-    except BaseException:
-        ledger.close()
-        raise
+        undo.pop_all()
     return BatchPlan(run, files, prompts, answers, ledger)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,18 +106,17 @@ class AnswersFile:
 
         Raises: OutputFailed where it cannot be written, or somebody else writes it.
         """
-        try:
-            self._open()
-            if self._state.outdated:
-                self._leave_out_outdated()
-            else:
-                self._repair()
-        except OSError as error:
-            self._close()
-            raise self._failed(error) from error
-        except BaseException:
-            self._close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self._close)
+            try:
+                self._open()
+                if self._state.outdated:
+                    self._leave_out_outdated()
+                else:
+                    self._repair()
+            except OSError as error:
+                raise self._failed(error) from error
+            undo.pop_all()
         return self
 
     def __exit__(

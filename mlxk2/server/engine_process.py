@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -82,15 +83,14 @@ class EngineProcess:
         self._to_send.put(pickle.dumps(spec))
         self._process, self._commands, events = _spawn(target)
         started: list[str] = []
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._undo, started)
+            undo.callback(events.close)
             for name, work in (("write", self._write), ("log", self._log)):
                 _begin(name, work)
                 started.append(name)
             self._events = EventLine(events, listener.heard, self._see_off)
-        except BaseException:
-            events.close()
-            self._undo("write" in started, "log" in started)
-            raise
+            undo.pop_all()
 
     @property
     def pid(self) -> int:
@@ -109,14 +109,14 @@ class EngineProcess:
         """End it, whatever it is doing."""
         self._process.kill()
 
-    def _undo(self, is_writing: bool, is_logging: bool) -> None:
-        """Leave no process and no open end, where there are not all the threads to watch over them."""
+    def _undo(self, started: Collection[str]) -> None:
+        """Leave no process and no open end, where only those threads were `started` that watch over them."""
         self._process.kill()
         self._process.wait()
         self._to_send.put(None)
-        if not is_writing:
+        if "write" not in started:
             self._commands.close()
-        for end in (self._process.stdin, None if is_logging else self._process.stdout):
+        for end in (self._process.stdin, None if "log" in started else self._process.stdout):
             if end is not None:
                 end.close()
 
@@ -197,22 +197,22 @@ def _spawn(target: str) -> tuple[subprocess.Popen[bytes], Connection, Connection
         os.close(our_orders)
         raise
     command = [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(orders), str(events), target]
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(orders, events),
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(our_orders)
-        os.close(our_events)
-        raise
-    finally:
-        os.close(orders)
-        os.close(events)
+    with ExitStack() as undo:
+        undo.callback(os.close, our_orders)
+        undo.callback(os.close, our_events)
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(orders, events),
+                start_new_session=True,
+            )
+        finally:
+            os.close(orders)
+            os.close(events)
+        undo.pop_all()
     return process, Connection(our_orders, readable=False), Connection(our_events, writable=False)
 
 

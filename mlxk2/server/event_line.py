@@ -9,20 +9,10 @@ import struct
 from multiprocessing.connection import Connection
 from typing import Any, Callable
 
+from mlxk2.errors import BUGS
+
 # What reading a message that is none may raise.
-_GARBAGE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
+_GARBAGE = (*BUGS, EOFError, pickle.UnpicklingError)
 
 # How a Connection writes a message: its length, then so many bytes. Source: CPython, multiprocessing/connection.py.
 _LENGTH = struct.Struct("!i")

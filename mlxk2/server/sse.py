@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Callable, NamedTuple
 
 from starlette.responses import Response
@@ -47,16 +48,15 @@ async def streamed(
     """
     first = asyncio.ensure_future(events.__anext__())
     waiting = min(exchange.settings.keepalive_s, exchange.seconds_left)
-    try:
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(close, events)
+        undo.push_async_callback(end, first)
         await asyncio.wait({first, exchange.gone}, timeout=waiting, return_when=asyncio.FIRST_COMPLETED)
         if first.done():
             first.result()
         if exchange.gone.done():
             raise ClientGone("the client went away")
-    except BaseException:
-        await end(first)
-        await close(events)
-        raise
+        undo.pop_all()
     return EventStream(exchange, Source(first, events), write, fail, idle)
 
 

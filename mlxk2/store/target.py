@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,34 +86,37 @@ def building(target: Target, needed_bytes: int) -> Iterator[Path]:
     above = place if _stays(place) else place.parent
     partial = above / f".{place.name[:50]}.partial-{secrets.token_hex(4)}"
     made: list[Path] = []
-    try:
-        make_missing(place.parent, made)
-        partial.mkdir()
-        yield partial
-        _flush(partial)
-        _move(partial, target)
-    except BaseException as error:
-        is_full = _is_full(error, partial, needed_bytes)
-        shutil.rmtree(partial, ignore_errors=True)
-        for folder in reversed(made):
-            with suppress(OSError):
-                folder.rmdir()
-        if is_full:
+    with ExitStack() as undo:
+        undo.callback(_remove, made)
+        undo.callback(shutil.rmtree, partial, ignore_errors=True)
+        try:
+            make_missing(place.parent, made)
+            partial.mkdir()
+            yield partial
+            _flush(partial)
+            _move(partial, target)
+        except (OSError, RuntimeError) as error:
+            if not _is_full(error, partial, needed_bytes):
+                raise
             raise InsufficientSpace(
                 f"the volume of '{target.text}' is full", hint="free some space, or choose a target on another volume"
             ) from error
-        raise
+        undo.pop_all()
 
 
-def _is_full(error: BaseException, partial: Path, needed_bytes: int) -> bool:
+def _remove(made: list[Path]) -> None:
+    for folder in reversed(made):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _is_full(error: OSError | RuntimeError, partial: Path, needed_bytes: int) -> bool:
     """Tell whether a lack of space was the reason, as long as what was written still takes it.
 
     MLX reports every failure to write as a RuntimeError, so the volume is asked.
     """
     if isinstance(error, OSError):
         return error.errno in _FULL
-    if not isinstance(error, RuntimeError):
-        return False
     try:
         missing = needed_bytes - sum(entry.stat().st_size for entry in os.scandir(partial))
         return shutil.disk_usage(partial).free < max(missing, _FULL_BYTES)
@@ -165,16 +168,12 @@ def _move_up(partial: Path, target: Target) -> None:
     """Move what was built inside the target up into it, name by name; take all back if one fails."""
     if any(path != partial for path in target.path.iterdir()):
         raise InvalidTarget(f"'{target.text}' was filled by somebody else meanwhile")
-    moved: list[Path] = []
-    try:
+    with ExitStack() as undo:
         for path in sorted(partial.iterdir()):
             os.rename(path, target.path / path.name)
-            moved.append(target.path / path.name)
+            undo.callback(os.rename, target.path / path.name, path)
         partial.rmdir()
-    except BaseException:
-        for path in moved:
-            os.rename(path, partial / path.name)
-        raise
+        undo.pop_all()
     _flush_folder(str(target.path))
 
 

@@ -12,20 +12,7 @@ from typing import Any, Callable, NamedTuple
 from mlxk2 import errors
 
 # What mlx and mlx-lm raise for models and requests that they cannot handle; some model modules even exit.
-ENGINE_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    SystemExit,
-    TypeError,
-    ValueError,
-)
+ENGINE_FAILURES = (*errors.BUGS, SyntaxError, SystemExit)
 
 # mlx-lm names every missing parameter of a model, thousands of them.
 _LONGEST_DETAIL = 2000

@@ -25,7 +25,7 @@ from mlxk2.server.protocol import (
 from .inbox import Inbox
 from .model import ServedModel
 from .outbox import Outbox
-from .reader import BUGS, Reader, ToRead, WasRead, is_long, read
+from .reader import Reader, ToRead, WasRead, is_long, read
 from .scheduler import Scheduler
 
 _STATUS_EVERY_S = 1.0
@@ -93,7 +93,7 @@ class _Loop:
                 self._read(command)
         except errors.MlxkError as error:
             self._outbox.put((Failed(command.id, Problem.of(error)),))
-        except BUGS as error:
+        except errors.BUGS as error:
             traceback.print_exc()
             bug = errors.InternalError(f"{type(error).__name__}: {error}")
             self._outbox.put((Failed(command.id, Problem.of(bug)),))

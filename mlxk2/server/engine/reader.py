@@ -29,20 +29,6 @@ _EACH_CHARS = 20
 # Ids that were given are only looked through.
 _IDS_A_CHAR = 8
 
-# What a bug of ours, or of a library's, may raise about one request: the others go on.
-BUGS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
 
 @dataclass
 class WasRead:
@@ -155,7 +141,7 @@ class Reader:
             return WasRead(command.id, read(self._model, command, look), None)
         except _GivenUp:
             return None
-        except (errors.MlxkError, *BUGS) as error:
+        except (errors.MlxkError, *errors.BUGS) as error:
             return WasRead(command.id, None, error)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Protocol, TypeVar
 
@@ -136,12 +136,12 @@ async def streaming(
     serving, record = serving_of(request), record_of(request.scope)
     record.stream = True
     exchange = Exchange(serving.host, serving.settings, record, request.receive)
-    try:
+    with ExitStack() as undo:
+        undo.callback(exchange.close)
         writer.model = await whole_name(exchange, asked.model)
-        return await streamed(exchange, asked.events(exchange), writer.frames, fail, idle)
-    except BaseException:
-        exchange.close()
-        raise
+        answer = await streamed(exchange, asked.events(exchange), writer.frames, fail, idle)
+        undo.pop_all()
+    return answer
 
 
 def refused(request: Request, error: MlxkError, names: Mapping[str, str] | None = None) -> Response:
