@@ -21,9 +21,14 @@ def say(words: tuple[str, ...], pulse: Pulse) -> Generator[Event, None, str]:
 
 
 def hang(patience_s: float, holding_the_lock: bool, note: Path, pulse: Pulse) -> Generator[Event, None, None]:
-    """Say something, write down who one is, then wait for what never comes."""
+    """Say something, write down who one is, then wait for what never comes.
+
+    The note is there once it is whole: whoever waits for the file may read it at once.
+    """
     yield Delta("answer", "before")
-    note.write_text(str(os.getpid()))
+    draft = note.with_suffix(".draft")
+    draft.write_text(str(os.getpid()))
+    draft.rename(note)
     pulse.enter("waiting", patience_s)
     yield Delta("answer", "now")
     # As MLX does while it connects: Python's lock may be kept, and no signal ends it.
