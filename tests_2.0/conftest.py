@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support.guard import Guard, user_cache_roots
 from support.isolation import USER_ENVIRON, IsolatedCache, make_cache, real_mlx_works, scrub_environment, use_stubs
@@ -16,6 +17,10 @@ pytest_plugins = ("conftest_runner", "conftest_chat")
 # Marker -> the variable that lets its tests run; they use the user's own cache or network on purpose.
 LIVE_SWITCHES = {"live_push": "MLXK2_LIVE_PUSH", "live_clone": "MLXK2_LIVE_CLONE", "live_list": "MLXK2_LIVE_LIST"}
 UNGUARDED = ("live", "wet", "issue27", "server_real", *LIVE_SWITCHES)
+
+# How long an example takes says more of the machine than of us.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 
 GUARD = Guard(forbidden=user_cache_roots(USER_ENVIRON))
 _NOWHERE = tempfile.TemporaryDirectory(prefix="mlxk2-no-cache-")

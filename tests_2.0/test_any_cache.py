@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.call import call
 from support.isolation import make_cache
@@ -93,7 +93,7 @@ def apply(hub: Path, kind: str, place: str, content: bytes) -> None:
         pass
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(changes, min_size=1, max_size=5))
 def test_every_command_answers_whatever_the_cache_holds(steps: list[tuple[str, str, bytes]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -36,11 +36,11 @@ def batch(tmp_path, isolated_cache):
 
 @pytest.fixture
 def slow(tmp_path, isolated_cache):
-    """A batch whose answers take a while and are of different lengths: some are done long before others."""
-    options = TinyOptions(context_length=1200)
+    """A batch whose answers take a while and are of different lengths: some are done long before others, the last is long."""
+    options = TinyOptions(context_length=2400)
     model = scripted_model(tmp_path / "m", pieces=["and ", "so ", "on "], repeat=True, options=options)
     made = Batches(model, tmp_path, isolated_cache.env)
-    write_prompts(made.source, {number: "x" * (1080 - 40 * number) for number in range(20)})
+    write_prompts(made.source, {number: "x" * (2280 - 40 * number if number < 19 else 200) for number in range(20)})
     return made
 
 

@@ -44,7 +44,7 @@ def damaged(metadata: dict[str, Any], key: str, place: int, value: Any) -> dict[
     return {**metadata, key: value}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(kind=st.sampled_from(sorted(BASE)), data=st.data())
 def test_damaged_metadata_end_in_one_answer(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     metadata = metadata_of(BASE[kind])
@@ -54,7 +54,7 @@ def test_damaged_metadata_end_in_one_answer(tmp_path: Path, kind: str, data: st.
     convert(tmp_path, gguf_bytes(metadata, tensors_of(BASE[kind])))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data(), place=st.integers(0, 12_000), patch=st.binary(min_size=1, max_size=9))
 def test_damaged_bytes_end_in_one_answer(tmp_path: Path, data: st.DataObject, place: int, patch: bytes) -> None:
     sound = gguf_bytes(metadata_of(BASE["gpt2"]), tensors_of(BASE["gpt2"]))

@@ -189,9 +189,11 @@ def test_a_signal_to_end_ends_it_at_the_prompt(chat, number):
 
 
 def test_many_signals_at_once_leave_the_terminal_as_it_was(chat):
-    for _ in range(5):
-        chat.signal(signal.SIGTERM)
-        chat.signal(signal.SIGINT)
+    chat.signal(signal.SIGSTOP)
+    chat.signal(signal.SIGTERM)
+    chat.signal(signal.SIGINT)
+    chat.signal(signal.SIGHUP)
+    chat.signal(signal.SIGCONT)
     assert chat.wait() in (0, 130)
     assert chat.is_as_before
 

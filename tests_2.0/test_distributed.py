@@ -35,6 +35,9 @@ DRAWN = ("--temperature", "0.9", "--seed", "7", "--max-tokens", "24")
 # Enough for a busy machine to take a step, short enough to wait for.
 PATIENCE = {"MLXK2_PEER_TIMEOUT": "4"}
 PATIENCE_S = 4
+# Where nothing but a loss may end it: a busy machine may stand still for longer.
+MORE_PATIENCE = {"MLXK2_PEER_TIMEOUT": "8"}
+MORE_PATIENCE_S = 8
 
 # On top of it: two starts of Python, imports, and the end of a process that does not listen.
 OVERHEAD_S = 15
@@ -156,7 +159,7 @@ def last_line(text: str) -> Any:
 
 @pytest.mark.parametrize("how", ["machine-off", "worker-killed", "worker-stuck"])
 def test_a_rank_that_is_lost_ends_rank_0(tmp_path: Path, hosts: Path, how: str) -> None:
-    with talking(tmp_path, hosts, PATIENCE) as (first, second, workers):
+    with talking(tmp_path, hosts, MORE_PATIENCE) as (first, second, workers):
         start = time.monotonic()
         if how == "worker-stuck":
             os.kill(workers[1], signal.SIGSTOP)
@@ -165,7 +168,7 @@ def test_a_rank_that_is_lost_ends_rank_0(tmp_path: Path, hosts: Path, how: str) 
         if how == "machine-off":
             second.process.kill()
         told = first.end()
-        assert time.monotonic() - start < PATIENCE_S + OVERHEAD_S
+        assert time.monotonic() - start < MORE_PATIENCE_S + OVERHEAD_S
         second.end()
         for pid in workers:
             wait_until(lambda pid=pid: gone(pid), "nothing is left")  # type: ignore[misc]
@@ -175,7 +178,7 @@ def test_a_rank_that_is_lost_ends_rank_0(tmp_path: Path, hosts: Path, how: str) 
 
 
 def test_losing_rank_0_ends_the_others(tmp_path: Path, hosts: Path) -> None:
-    with talking(tmp_path, hosts, PATIENCE) as (first, second, workers):
+    with talking(tmp_path, hosts, MORE_PATIENCE) as (first, second, workers):
         first.process.kill()
         told = second.end()
         for pid in workers:

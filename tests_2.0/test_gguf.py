@@ -230,7 +230,7 @@ def test_a_vocabulary_costs_few_calls_a_word(tmp_path: Path) -> None:
         counted(lambda: read_gguf(path), most=1000, kinds=("call",))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     changes=st.lists(
         st.tuples(st.integers(0, len(SOUND) - 1), st.binary(min_size=1, max_size=9)), min_size=1, max_size=6

@@ -130,7 +130,7 @@ def grown(part):
     )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(wanted=st.recursive(LEAVES, grown, max_leaves=5), seed=st.integers(0, 2**32))
 def test_any_schema_is_refused_or_kept(grammar, wanted, seed):
     constraint = schema(wanted)

@@ -113,19 +113,22 @@ def test_an_interrupt_while_the_model_is_put_away_loses_nothing(tmp_path, monkey
     assert (end.value.value.response, end.value.value.finish_reason) == ("".join(PIECES), "stop")
 
 
-# Presses Ctrl-C once the main thread has been seen with text for a while: with --json nothing tells from outside.
+# Presses Ctrl-C once the main thread has been seen with more text for a while: with --json nothing tells from outside.
 CHILD = """
 import os, signal, sys, threading
 from mlxk2.cli import main
 
 def press(main_thread, never):
-    seen = 0
+    first, seen = None, 0
     while seen < 200:
         never.wait(0.001)
         frame = sys._current_frames()[main_thread]
         while frame is not None and frame.f_code.co_name != "drain":
             frame = frame.f_back
-        seen += frame is not None and type(frame.f_locals.get("event")).__name__ == "Delta"
+        event = frame and frame.f_locals.get("event")
+        if type(event).__name__ == "Delta":
+            first = first or event
+            seen += event is not first
     os.kill(os.getpid(), int(os.environ["PRESSED"]))
 
 threading.Thread(target=press, args=(threading.main_thread().ident, threading.Event()), daemon=True).start()

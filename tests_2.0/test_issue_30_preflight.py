@@ -9,7 +9,7 @@ import pytest
 from support.call import call
 from support.hub_server import Fault, HubServer
 from support.isolation import IsolatedCache
-from support.pulling import hub_env, lock_files, model_files
+from support.pulling import IMPATIENT, hub_env, lock_files, model_files
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_gated_refusal_names_the_page_with_the_terms(hub: HubServer, isolated_
 )
 def test_what_is_no_clear_no_is_a_warning(fault: Fault, hub: HubServer, isolated_cache: IsolatedCache) -> None:
     active = hub.add_fault(fault)
-    env = hub_env(isolated_cache, hub, HF_HUB_ETAG_TIMEOUT="1")
+    env = hub_env(isolated_cache, hub, **(IMPATIENT if fault.kind == "hang" else {}))
     answer = call("pull", "org/open", "--json", env=env)
     assert active.hits
     assert (answer.code, answer.data["download_status"]) == (0, "success")

@@ -173,7 +173,7 @@ TEXTS = st.lists(st.text(alphabet="ab", min_size=1, max_size=60), min_size=2, ma
 def test_any_prompts_one_after_the_other_are_answered_as_if_alone(model):
     with MLXRunner(files_of(model)) as runner, forgetful(model) as plain:
 
-        @settings(max_examples=12, deadline=None)
+        @settings(max_examples=12)
         @given(TEXTS)
         def check(texts):
             for text in texts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -67,9 +68,11 @@ def test_without_processes_to_spare_the_answer_is_the_same(
 
     expected = call("list", "--json", env=env).data
     monkeypatch.setattr(os, "fork", refuse)
+    # What other tests have left lying is not collected in between.
+    gc.collect()
     before = len(os.listdir("/dev/fd"))
     assert call("list", "--json", env=env).data == expected
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 def test_a_worker_that_dies_costs_no_model(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

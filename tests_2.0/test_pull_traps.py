@@ -55,6 +55,7 @@ def test_https_that_is_cut_off_leaves_no_wrong_byte_behind(
     # No LFS files: the storage has no https here, and a redirect to http is refused.
     texts = {f"large-{number}.txt": text_of(9 * MEBIBYTE, number) for number in range(6)}
     repo = publish(hub, files={"config.json": b"{}", **texts})
+    hub.add_fault(Fault("slow", path="large-*", rate=2 * MEBIBYTE))
     seen = 0
     with TlsFront(hub.endpoint, tmp_path) as front:
         trusted = str(front.certificate)

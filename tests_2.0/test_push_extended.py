@@ -15,6 +15,7 @@ from support import cache_builder as build
 from support.call import call
 from support.hub_server import Fault, HubServer
 from support.isolation import IsolatedCache
+from support.processes import wait_until
 from support.pulling import weights
 from support.pushing import NAME, TOKEN, published, push, push_env, start_push, workspace, writes
 
@@ -140,11 +141,10 @@ def test_a_repository_that_may_not_be_made(hub: HubServer, folder: Path, env: di
 def test_a_rival_that_was_faster_is_not_overwritten(hub: HubServer, folder: Path, env: dict[str, str]) -> None:
     repo = published(hub)
     (folder / "model.safetensors").write_bytes(weights(400_000))
-    hub.limit_rate(400_000)
+    hub.limit_rate(100_000)
 
     def rival() -> None:
-        while hub.count(kind="lfs") == 0:
-            time.sleep(0.01)
+        wait_until(lambda: hub.count(kind="lfs") > 0, "it is about to upload")
         repo.commit({"rival.txt": b"first"})
 
     thread = threading.Thread(target=rival)
@@ -191,8 +191,7 @@ def test_a_commit_of_somebody_else_is_not_taken_for_ours(hub: HubServer, folder:
     hub.add_fault(Fault("status", on="commit", status=503))
 
     def rival() -> None:
-        while hub.count(kind="preupload") == 0:
-            time.sleep(0.001)
+        wait_until(lambda: hub.count(kind="preupload") > 0, "it is about to commit")
         repo.commit({"rival.txt": b"x"})
 
     thread = threading.Thread(target=rival)

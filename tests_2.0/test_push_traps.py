@@ -15,6 +15,7 @@ from support import cache_builder as build
 from support.call import call
 from support.hub_server import Fault, HubServer
 from support.isolation import IsolatedCache
+from support.processes import wait_until
 from support.pulling import weights
 from support.pushing import NAME, TOKEN, published, push, push_env, start_push, workspace
 
@@ -37,14 +38,6 @@ def folder(tmp_path: Path) -> Path:
     return workspace(tmp_path / "mine")
 
 
-def wait_for(hub: HubServer, kind: str) -> None:
-    """Wait until the server was asked a question of this kind; not for ever."""
-    deadline = time.monotonic() + 30
-    while hub.count(kind=kind) == 0:
-        assert time.monotonic() < deadline, f"no {kind} came"
-        time.sleep(0.005)
-
-
 def test_a_push_of_nothing_does_not_claim_a_rivals_commit(hub: HubServer, folder: Path, env: dict[str, str]) -> None:
     repo = published(hub)
     assert push(folder, env=env).data["no_changes"] is True
@@ -52,7 +45,7 @@ def test_a_push_of_nothing_does_not_claim_a_rivals_commit(hub: HubServer, folder
     hub.add_fault(Fault("slow", on="preupload", rate=200))
 
     def rival() -> None:
-        wait_for(hub, "preupload")
+        wait_until(lambda: hub.count(kind="preupload") > 0, "it is asked")
         repo.commit({"rival.txt": b"x"})
 
     thread = threading.Thread(target=rival)
@@ -89,10 +82,10 @@ def test_a_file_that_changes_after_it_was_looked_at_is_not_sent(
     (folder / "notes.txt").write_bytes(b"harmless")
     outside = tmp_path / "outside.txt"
     outside.write_bytes(b"not yours")
-    hub.add_fault(Fault("slow", on="refs", rate=300))
+    hub.add_fault(Fault("slow", on="refs", rate=60))
 
     def swap() -> None:
-        wait_for(hub, "refs")
+        wait_until(lambda: hub.count(kind="refs") > 0, "it is asked")
         (folder / "notes.txt").unlink()
         (folder / "notes.txt").symlink_to(outside)
 
@@ -172,7 +165,7 @@ def test_ctrl_c_is_not_kept_waiting_by_a_storage_that_hangs(hub: HubServer, fold
         (folder / f"model-{number}.safetensors").write_bytes(weights(200_000, seed=number))
     hub.add_fault(Fault("hang", on="upload", headers=False))
     process = start_push(folder, "--json", env=env)
-    wait_for(hub, "upload")
+    wait_until(lambda: hub.count(kind="upload") > 0, "it is asked")
     pressed = time.monotonic()
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)

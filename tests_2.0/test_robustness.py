@@ -11,6 +11,7 @@ from support.call import Result, call, checked
 from support.hub_server import Fault, HubServer, Repo
 from support.isolation import IsolatedCache
 from support.pulling import (
+    IMPATIENT,
     MEBIBYTE,
     dangling_links,
     finish,
@@ -119,13 +120,17 @@ def check(result: Result, ending: str, cache: IsolatedCache, repo: Repo) -> None
         assert result.data["download_status"] in ("failed", "access_denied")
 
 
+def patience(fault: Fault) -> dict[str, str]:
+    return IMPATIENT if fault.kind == "hang" else {}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_ends_in_a_healthy_model_or_a_typed_error(
     name: str, hub: HubServer, isolated_cache: IsolatedCache
 ) -> None:
     fault, ending = FAULTS[name]
     active = hub.add_fault(fault)
-    result = call("pull", NAME, "--json", env=hub_env(isolated_cache, hub))
+    result = call("pull", NAME, "--json", env=hub_env(isolated_cache, hub, **patience(fault)))
     assert active.hits, "the fault never struck"
     check(result, ending, isolated_cache, hub.repo(NAME))
 
@@ -136,8 +141,9 @@ def test_when_the_hub_is_well_again_the_next_pull_succeeds(
 ) -> None:
     if name == "503 for ever":
         pytest.skip("the same as the others, and slow")
-    hub.add_fault(FAULTS[name][0])
-    env = hub_env(isolated_cache, hub)
+    fault, _ = FAULTS[name]
+    hub.add_fault(fault)
+    env = hub_env(isolated_cache, hub, **patience(fault))
     assert call("pull", NAME, "--json", env=env).code == 1
     hub.clear_faults()
     check(call("pull", NAME, "--json", env=env), OK, isolated_cache, hub.repo(NAME))
@@ -185,7 +191,8 @@ def test_a_redirect_to_a_stranger_gets_no_token(hub: HubServer, isolated_cache: 
 def test_of_two_pulls_at_a_time_one_works_and_the_other_finds_it_done(
     hub: HubServer, isolated_cache: IsolatedCache
 ) -> None:
-    hub.limit_rate(8 * MEBIBYTE)
+    # Slow enough for the second one to come while the first is at work.
+    hub.limit_rate(MEBIBYTE)
     with start_pull(isolated_cache, hub, NAME, "--stream-json") as first:
         until_progress(first, MEBIBYTE)
         with start_pull(isolated_cache, hub, NAME, "--json") as second:

@@ -25,7 +25,6 @@ CASES = 25
 SECONDS = 5.0
 BOUNDS = settings(
     max_examples=CASES,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.generate],

@@ -578,13 +578,13 @@ def test_a_schema_is_compiled_once():
     pytest.importorskip("llguidance")
     options = [{"type": "object", "properties": {f"a{i}": {}}, "required": [f"a{i}"]} for i in range(1500)]
     constraint = Constraint.json_schema(json.dumps({"anyOf": options}))
-    start = time.perf_counter()
+    start = time.process_time()
     constraint.check()
-    compiled = time.perf_counter() - start
+    compiled = time.process_time() - start
     for number in range(5):
         constraint.check()
         assert constraint.value(f'{{"a5":{number}}}') == {"a5": number}
-    assert time.perf_counter() - start < 2 * compiled
+    assert time.process_time() - start < 2 * compiled
 
 
 def test_the_form_of_a_schema_is_checked_without_the_compiler():

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Callable, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.cost import cpu_seconds
 
@@ -86,7 +86,6 @@ def strict(text: str) -> Any:
 
 
 class TestJsonPrefix:
-    @settings(deadline=None)
     @given(OBJECTS, st.sampled_from([(",", ":"), (" , ", " :\n"), (",\t", ": ")]), st.booleans())
     def test_all_json_is_followed_to_its_end(self, value: Any, separators: Any, is_ascii: bool) -> None:
         text = json.dumps(value, separators=separators, ensure_ascii=is_ascii)
@@ -97,7 +96,6 @@ class TestJsonPrefix:
         assert follower.is_over
         assert follower.read(text + " }", len(text)) == len(text)
 
-    @settings(deadline=None)
     @given(OBJECTS, st.data())
     def test_a_mistake_is_found_where_json_has_one(self, value: Any, data: st.DataObject) -> None:
         text = json.dumps(value, ensure_ascii=False)
@@ -118,7 +116,6 @@ class TestJsonPrefix:
     def test_no_other_dialect_is_json(self, value: str) -> None:
         assert not is_json(f'{{"a": {value}}}')
 
-    @settings(deadline=None)
     @given(OBJECTS)
     def test_of_every_beginning_the_complete_part_is_known(self, value: Any) -> None:
         text = json.dumps(value)
@@ -160,7 +157,6 @@ FRAGMENTS = [GOOD, TIME, "<tool_call>", "</tool_call>", '{"name": "weather", "ar
 
 
 class TestMarked:
-    @settings(deadline=None)
     @given(st.lists(st.sampled_from(FRAGMENTS), max_size=8), st.lists(st.integers(0, 9), max_size=40), st.booleans())
     def test_any_chunking_tells_the_same_and_the_truth(self, parts: list[str], sizes: list[int], is_cut: bool) -> None:
         text = "".join(parts)
@@ -248,7 +244,6 @@ def of_mistral(text: str) -> Any:
 class TestEndless:
     FORMAT = ToolFormat("mistral", "[TOOL_CALLS]", "", lambda text, tools: of_mistral(text), shape=MISTRAL)
 
-    @settings(deadline=None)
     @given(
         st.lists(st.sampled_from([TWO, "[TOOL_CALLS]", "weather[ARGS]", *FRAGMENTS]), max_size=6),
         st.lists(st.integers(0, 9), max_size=40),
@@ -293,7 +288,6 @@ CALL = '{"name": "weather", "parameters": {"city": "Rome"}}'
 
 
 class TestWhole:
-    @settings(deadline=None)
     @given(
         st.lists(st.sampled_from([CALL, "<|python_tag|>", *FRAGMENTS]), max_size=5),
         st.lists(st.integers(0, 9)),
@@ -388,7 +382,6 @@ class TestHarmony:
             assert found == Seen("", (("weather", ROME),), (), 1)
             assert thoughts == ("Hm." if "Hm." in text else "")
 
-    @settings(deadline=None)
     @given(
         st.lists(
             st.sampled_from([*HARMONY_CALLS.values(), *FRAGMENTS, "<|start|>assistant", "<|end|>", ANALYSIS]),

@@ -46,7 +46,7 @@ def test_silence_ends_the_work(tmp_path: Path, holding_the_lock: bool) -> None:
 
 
 def test_signs_of_life_are_enough() -> None:
-    said, result = run(watched(partial(work.beat_slowly, 1.0)))
+    said, result = run(watched(partial(work.beat_slowly, 3.0)))
     assert (said, result) == (["done"], "done")
 
 

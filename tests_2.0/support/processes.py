@@ -26,5 +26,6 @@ def gone(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
+    except (FileNotFoundError, ProcessLookupError):
+        # It ended in between, or this system has no such folder.
+        return os.path.exists("/proc/self/stat")

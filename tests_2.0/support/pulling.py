@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,16 +18,14 @@ from support.isolation import IsolatedCache
 
 MEBIBYTE = 1 << 20
 
+# A busy machine is not taken for a Hub that hangs; where one does hang, it is noticed soon.
+PATIENT = {"HF_HUB_DOWNLOAD_TIMEOUT": "20", "HF_HUB_ETAG_TIMEOUT": "20"}
+IMPATIENT = {"HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "2"}
+
 
 def hub_env(cache: IsolatedCache, hub: HubServer, **more: str) -> dict[str, str]:
-    """The environment of somebody whose Hub is this server; stalls are noticed after a second."""
-    return {
-        **cache.env,
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HUB_DOWNLOAD_TIMEOUT": "1",
-        "HF_HUB_ETAG_TIMEOUT": "2",
-        **more,
-    }
+    """The environment of somebody whose Hub is this server."""
+    return {**cache.env, "HF_ENDPOINT": hub.endpoint, **PATIENT, **more}
 
 
 def weights(size_bytes: int, seed: int = 1) -> bytes:
@@ -112,5 +111,12 @@ def until_progress(process: subprocess.Popen[str], done_bytes: float) -> None:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for the end; returns exit code and what is left of stdout."""
-    out, _ = process.communicate(timeout=60)
-    return process.returncode, out
+    assert process.stdout is not None
+    # `communicate` would lose what came together with the lines that were read.
+    too_late = threading.Timer(60, process.kill)
+    too_late.start()
+    try:
+        out = process.stdout.read()
+        return process.wait(), out
+    finally:
+        too_late.cancel()

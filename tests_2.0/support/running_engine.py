@@ -101,7 +101,9 @@ class RunningEngine:
         end = time.monotonic() + _PATIENCE_S
         while time.monotonic() < end:
             if not self._events.poll(0.2):
-                assert self.process.is_alive(), f"the engine ended with code {self.process.exitcode}"
+                assert self.process.is_alive() or self._events.poll(0), (
+                    f"the engine ended with code {self.process.exitcode}"
+                )
                 continue
             news = self._events.recv()
             assert isinstance(news, tuple)
