@@ -349,7 +349,9 @@ def test_hang_lasts_until_the_server_stops(hub: HubServer, repo: Repo, fault: Fa
         sock.sendall(b"GET /org/name/resolve/main/config.json HTTP/1.1\r\nHost: x\r\n\r\n")
         got = sock.recv(65536) if fault.headers else b""
         while fault.headers and not got.endswith(SMALL[:3]):
-            got += sock.recv(65536)
+            part = sock.recv(65536)
+            assert part, got
+            got += part
         wait_until(lambda: active.hits == 1, "the fault has struck")
         sock.settimeout(0.2)
         with pytest.raises(socket.timeout):

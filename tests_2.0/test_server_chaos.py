@@ -106,7 +106,9 @@ def test_engines_die_under_load_and_nobody_hangs(server: RealServer, signals: li
 
     try:
         killed = 0
-        for number in signals:
+        for deaths, number in enumerate(signals):
+            # What the last one said may still be on its way to the clients.
+            wait_until(lambda deaths=deaths: server.status()["restarts"] >= deaths, "its death is known")  # type: ignore[misc]
             # Not before it has answered, and then at any moment of an answer.
             moment = pieces() + draw.randrange(1, 4 * LENGTH)
             wait_until(lambda moment=moment: pieces() >= moment, "the engine is at work")  # type: ignore[misc]

@@ -190,7 +190,7 @@ def test_openai_that_waits_no_longer_frees_the_engine(
     assert gpt.chat.completions.create(model=name, messages=HI, max_tokens=2).choices
     impatient = gpt.with_options(timeout=0.4)
     if stream:
-        pieces = iter(impatient.chat.completions.create(model=name, messages=HI, stream=True))
+        pieces = iter(gpt.chat.completions.create(model=name, messages=HI, stream=True))
         for _ in range(5):
             next(pieces)
         pieces.close()

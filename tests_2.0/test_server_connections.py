@@ -86,8 +86,8 @@ def trickle(connection: socket.socket, part: bytes) -> bool:
 
 @pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost: local"], ids=["nothing", "half a head"])
 def test_who_asks_nothing_is_sent_away(strict: RunningServer, said: bytes) -> None:
+    began = time.monotonic()
     with connected(strict, said) as connection:
-        began = time.monotonic()
         assert rest_of(connection) == b""
         assert HEAD_TIMEOUT_S * 0.9 < time.monotonic() - began < 10
 

@@ -88,12 +88,13 @@ def test_a_name_without_end_comes_back_with_an_end(server: RunningServer) -> Non
 
 def test_a_key_that_comes_twice_among_many_is_found_at_once(server: RunningServer) -> None:
     keys = [f'"{number:09}":1' for number in range(MANY)]
-    start = time.perf_counter()
+    # The server is a thread of this process.
+    start = time.process_time()
     post(server, CHAT, '{"metadata":{' + ",".join(keys) + '},"messages":[]}')
-    sound = time.perf_counter() - start
+    sound = time.process_time() - start
     said = refusal(post(server, CHAT, '{"metadata":{' + ",".join([*keys, keys[-1]]) + '},"messages":[]}'))
     assert f"'{MANY - 1:09}'" in said
-    assert time.perf_counter() - start < 20 * sound
+    assert time.process_time() - start < 20 * sound
 
 
 # --- how much there may be ----------------------------------------------------------------------------------------------

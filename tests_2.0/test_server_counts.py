@@ -48,6 +48,16 @@ def asked(server: RunningServer, model: str, id: str = "an-id") -> socket.socket
     return found
 
 
+def read_until(stream: socket.socket, text: bytes, times: int = 1) -> bytes:
+    """Read until `text` has come so many times; return all that came."""
+    came = b""
+    while came.count(text) < times:
+        part = stream.recv(65536)
+        assert part, came
+        came += part
+    return came
+
+
 def counts(server: RealServer) -> tuple[int, int]:
     told = server.status()
     return told["running"], told["waiting"]
@@ -65,7 +75,7 @@ def line_of(server: RealServer, id: str) -> dict[str, Any]:
 
 
 def test_what_waits_in_the_engine_waits_and_who_waits_too_long_was_waiting(tmp_path: Path) -> None:
-    with serving(tmp_path, "--queue-timeout", "2") as endless, ExitStack() as streams:
+    with serving(tmp_path, "--queue-timeout", "4") as endless, ExitStack() as streams:
         begun = [streams.enter_context(asked(endless.server, endless.model)) for _ in range(WIDTH)]
         wait_until(lambda: counts(endless) == (WIDTH, 0), "two are answered")
         others = [streams.enter_context(asked(endless.server, endless.model)) for _ in range(ALL - WIDTH)]
@@ -73,12 +83,7 @@ def test_what_waits_in_the_engine_waits_and_who_waits_too_long_was_waiting(tmp_p
         assert endless.metric("mlxk2_requests_running") == WIDTH
         assert endless.metric("mlxk2_queue_length") == ALL - WIDTH
         for other in others:
-            told = other.recv(65536)
-            assert told.startswith(b"HTTP/1.1 503")
-            while b"waited_too_long" not in told:
-                part = other.recv(65536)
-                assert part, told
-                told += part
+            assert read_until(other, b"waited_too_long").startswith(b"HTTP/1.1 503")
         assert counts(endless) == (WIDTH, 0)
         assert all(stream.recv(16).startswith(b"HTTP/1.1 200") for stream in begun)
 
@@ -112,13 +117,10 @@ def test_a_model_that_is_loaded_first_is_no_request(tmp_path: Path) -> None:
 def test_the_tokens_of_a_stream_that_is_cut_are_counted(endless: RealServer, end: str) -> None:
     before = endless.metric(TOKENS)
     with asked(endless.server, endless.model, f"cut-{end}") as stream:
-        came = b""
-        while came.count(b"data: ") < 10:
-            came += stream.recv(65536)
+        read_until(stream, b"data: ", 10)
         if end == "engine":
             os.kill(endless.engine(), signal.SIGKILL)
-            while b"engine_lost" not in came:
-                came += stream.recv(65536)
+            read_until(stream, b"engine_lost")
     line = line_of(endless, f"cut-{end}")
     assert (line["status"], line["error"]) == (200, "client_gone" if end == "client" else "engine_lost")
     assert line["completion_tokens"] >= 8
@@ -150,11 +152,6 @@ def test_who_waits_hears_that_it_is_not_forgotten(endless: RealServer) -> None:
             streams.enter_context(asked(endless.server, endless.model))
         wait_until(lambda: counts(endless) == (WIDTH, 0), "the places are taken")
         with asked(endless.server, endless.model) as waiting:
-            came = b""
-            while b": keep-alive" not in came:
-                part = waiting.recv(65536)
-                assert part, came
-                came += part
-            assert came.startswith(b"HTTP/1.1 200")
+            assert read_until(waiting, b": keep-alive").startswith(b"HTTP/1.1 200")
             assert counts(endless) == (WIDTH, 1)
     endless.wait_until_idle()

@@ -111,7 +111,7 @@ class TestCompany:
     def test_without_a_queue_those_are_answered_that_need_not_wait(self, model: Path) -> None:
         with RunningEngine(model, max_concurrency=2, max_queue=0) as engine:
             for name in ("first", "second", "third"):
-                engine.ask(name, asking("a", max_tokens=200))
+                engine.ask(name, asking("a", max_tokens=2000))
             assert engine.end("third").problem.type == "queue_full"
             assert all(isinstance(end, Over) for end in engine.ends(["first", "second"]))
 
@@ -218,10 +218,10 @@ class TestLeaving:
 
     def test_who_waits_can_go_too(self, model: Path) -> None:
         with RunningEngine(model, max_concurrency=1) as engine:
-            engine.ask("first", asking("a", max_tokens=300))
+            engine.ask("first", asking("a", max_tokens=4000))
             engine.ask("waiting", asking("b", max_tokens=2))
             engine.cancel("waiting")
-            engine.end("first")
+            engine.cancel("first")
             engine.status(lambda status: status.running == status.waiting == 0)
             assert engine.of("waiting") == []
 

@@ -40,7 +40,7 @@ from mlxk2.server.host import ModelHost
 from mlxk2.server.host_types import FAILED, NONE, READY, RESTARTING, HostSettings
 from mlxk2.server.protocol import Begun, Command, Count, Counted, EngineSpec, Generate, Over, Piece, Ready, RequestEvent
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 REQUEST = GenerationRequest(prompt="hello")
 ANSWER = "".join(f"{number} " for number in range(PIECES))
 
@@ -284,23 +284,23 @@ def test_an_engine_that_babbles_is_ended(part: str) -> None:
 
 def test_an_engine_that_hangs_is_ended() -> None:
     async def story(host: ModelHost) -> None:
-        with pytest.raises(EngineLost, match=r"made no step for 0\.3 s"):
+        with pytest.raises(EngineLost, match="made no step for 2 s"):
             await answer(host, "hang")
         assert await answer(host, "fine") == ANSWER
 
-    tell(story, hang_timeout_s=0.3)
+    tell(story, hang_timeout_s=2.0)
 
 
 def test_an_engine_that_works_is_no_hang() -> None:
     async def story(host: ModelHost) -> None:
         stream = await begin(host, "slow")
-        end = time.monotonic() + 1.5
+        end = time.monotonic() + 4.5
         while time.monotonic() < end:
             await stream.__anext__()
         await stream.aclose()
         assert host.snapshot().restarts == 0
 
-    tell(story, hang_timeout_s=0.7)
+    tell(story, hang_timeout_s=2.0)
 
 
 def test_loading_without_end_is_ended() -> None:
@@ -366,6 +366,10 @@ def test_a_process_that_cannot_be_watched_is_ended_and_nothing_stays_open(
     monkeypatch.setattr(subprocess.Popen, "__init__", noting)
 
     async def story() -> None:
+        for thread in threading.enumerate():
+            if thread.name.startswith("engine-"):
+                # Of another test's engine, with ends of its own.
+                thread.join(PATIENCE_S)
         before = _open_ends()
         with pytest.raises(RuntimeError):
             EngineProcess(spec_of("fine"), _Nobody(), fake_engine.TARGET)
@@ -743,7 +747,7 @@ def test_waiting_has_an_end() -> None:
     async def story(host: ModelHost) -> None:
         await host.load("slow")
         stream = await begin(host, "slow")
-        with pytest.raises(WaitedTooLong, match=r"0\.5 s") as late:
+        with pytest.raises(WaitedTooLong, match="2 s") as late:
             await answer(host, "fine")
         assert late.value.http_status == 503
         assert late.value.extra["retry_after_s"] >= 1
@@ -751,7 +755,7 @@ def test_waiting_has_an_end() -> None:
         assert isinstance(await stream.__anext__(), Piece)
         await stream.aclose()
 
-    tell(story, queue_timeout_s=0.5)
+    tell(story, queue_timeout_s=2.0)
 
 
 def test_an_answer_has_an_end() -> None:
@@ -865,10 +869,10 @@ def test_what_an_engine_prints_is_logged_and_nothing_else(
 ) -> None:
     async def story(host: ModelHost) -> None:
         assert await answer(host, "chatty") == ANSWER
+        await until(lambda: any("a line that an engine prints" in line.getMessage() for line in caplog.records))
 
     with caplog.at_level(logging.WARNING, "mlxk2.server.engine"):
         tell(story)
-    assert any("a line that an engine prints" in line.getMessage() for line in caplog.records)
     assert capfd.readouterr().out == ""
 
 

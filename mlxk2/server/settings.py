@@ -21,7 +21,8 @@ class ServerSettings:
     does not say.
     Units: bytes, seconds. `head_timeout_s` is how long a connection may ask nothing, or not to the end of a request's head;
     there may be `max_connections`, and more where more requests may wait. `request_timeout_s` is from the first byte of a
-    request to the last of its answer; `keepalive_s` how long a stream may be silent.
+    request to the last of its answer; `keepalive_s` how long a stream may be silent. `stop_s` is for all that is to be done
+    after a signal.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +41,7 @@ class ServerSettings:
     max_connections: int = 1024
     request_timeout_s: float = 3600.0
     keepalive_s: float = 5.0
+    stop_s: float = 4.2
     log_json: bool = False
     log_level: str = "info"
 

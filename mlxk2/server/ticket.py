@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from typing import Union
+from typing import Callable, Union
 
 from mlxk2.errors import MlxkError, ReaderTooSlow
 from mlxk2.server.problems import error_of
@@ -25,6 +25,9 @@ _MOST_BYTES = 8 * 2**20
 # What one token with its log probability takes, more or less.
 _TOKEN_BYTES = 100
 
+# What is said of so many seconds that were too few.
+TooSlow = Callable[[float], MlxkError]
+
 
 class Ticket:
     """One request. `spec` is the model whose turn it waits for; without `command` that is all.
@@ -44,12 +47,15 @@ class Ticket:
         self._turn: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None
 
-    def limit(self, turn_s: float | None, too_late: MlxkError, end_s: float | None, too_long: MlxkError) -> None:
+    def limit(self, turn_s: float | None, too_late: TooSlow, end_s: float | None, too_long: TooSlow) -> None:
         """Fail with `too_late` unless the turn comes in `turn_s`, with `too_long` unless all is over in `end_s` seconds."""
         if turn_s is not None:
-            self._turn = self._loop.call_later(turn_s, self.fail, too_late)
+            self._turn = self._loop.call_later(turn_s, self._fail_after, turn_s, too_late)
         if end_s is not None:
-            self._end = self._loop.call_later(end_s, self.fail, too_long)
+            self._end = self._loop.call_later(end_s, self._fail_after, end_s, too_long)
+
+    def _fail_after(self, seconds: float, too_slow: TooSlow) -> None:
+        self.fail(too_slow(seconds))
 
     def put(self, event: RequestEvent) -> bool:
         """Hand an event to whoever waits for it; False, and the request has failed, where too much waits already."""

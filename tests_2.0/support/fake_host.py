@@ -101,8 +101,8 @@ class FakeHost:
                 is_over = isinstance(event, LAST)
                 yield event
         finally:
-            self.running -= 1
             self.cancelled += not is_over
+            self.running -= 1
 
     async def _answer(self, command: Command) -> AsyncIterator[RequestEvent]:
         if isinstance(command, Embed):
@@ -215,10 +215,10 @@ def http_client(**options: Any) -> Any:
     """Return a client that leaves no connection open; the test file is skipped where httpx is missing."""
     httpx = pytest.importorskip("httpx")
     limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.Client(verify=False, trust_env=False, limits=limits, timeout=30, **options)
+    return httpx.Client(verify=False, trust_env=False, limits=limits, timeout=120, **options)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait for a condition."""
     end = time.monotonic() + timeout_s
     while not condition():

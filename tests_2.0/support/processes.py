@@ -6,11 +6,11 @@ import os
 import time
 from typing import Callable
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return as soon as `condition` holds; fail when it does not within half a minute."""
+    """Return as soon as `condition` holds; fail when it does not within two minutes."""
     end = time.monotonic() + _PATIENCE_S
     while not condition():
         assert time.monotonic() < end, f"waited in vain until {what}"

@@ -40,7 +40,7 @@ class RealServer:
         self.server, self.model = server, model
         self.url = str(server.banner["data"]["url"])
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self.client = httpx.Client(base_url=self.url, timeout=60, headers=headers)
+        self.client = httpx.Client(base_url=self.url, timeout=180, headers=headers)
         self.engines: set[int] = set()
 
     @property

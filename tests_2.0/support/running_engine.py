@@ -29,7 +29,7 @@ from mlxk2.server.protocol import (
 )
 from mlxk2.store.model_ref import WORKSPACE, ModelRef
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 180.0
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1.0)
 

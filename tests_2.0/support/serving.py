@@ -61,7 +61,7 @@ class RunningServer:
         return int(found["pid"])
 
     def get(self, path: str) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", path)
             return json.loads(connection.getresponse().read())
@@ -70,7 +70,7 @@ class RunningServer:
 
     def stream(self, model: str) -> tuple[http.client.HTTPConnection, IO[bytes]]:
         """Ask for an answer in pieces; the first has come."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
         connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
