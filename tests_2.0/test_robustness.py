@@ -120,17 +120,14 @@ def check(result: Result, ending: str, cache: IsolatedCache, repo: Repo) -> None
         assert result.data["download_status"] in ("failed", "access_denied")
 
 
-def patience(fault: Fault) -> dict[str, str]:
-    return IMPATIENT if fault.kind == "hang" else {}
-
-
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_ends_in_a_healthy_model_or_a_typed_error(
     name: str, hub: HubServer, isolated_cache: IsolatedCache
 ) -> None:
     fault, ending = FAULTS[name]
     active = hub.add_fault(fault)
-    result = call("pull", NAME, "--json", env=hub_env(isolated_cache, hub, **patience(fault)))
+    patience = IMPATIENT if fault.kind == "hang" else {}
+    result = call("pull", NAME, "--json", env=hub_env(isolated_cache, hub, **patience))
     assert active.hits, "the fault never struck"
     check(result, ending, isolated_cache, hub.repo(NAME))
 
@@ -141,9 +138,8 @@ def test_when_the_hub_is_well_again_the_next_pull_succeeds(
 ) -> None:
     if name == "503 for ever":
         pytest.skip("the same as the others, and slow")
-    fault, _ = FAULTS[name]
-    hub.add_fault(fault)
-    env = hub_env(isolated_cache, hub, **patience(fault))
+    hub.add_fault(FAULTS[name][0])
+    env = hub_env(isolated_cache, hub)
     assert call("pull", NAME, "--json", env=env).code == 1
     hub.clear_faults()
     check(call("pull", NAME, "--json", env=env), OK, isolated_cache, hub.repo(NAME))

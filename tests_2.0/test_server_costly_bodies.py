@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.fake_host import FakeHost, RunningServer, http_client, serving, wait_until
+from support.fake_host import FakeHost, RunningServer, http_client, serving
+from support.processes import wait_until
 
 pytest.importorskip("fastapi")
 
@@ -227,7 +228,7 @@ def test_large_bodies_do_not_take_the_threads_that_others_need() -> None:
         clients = [threading.Thread(target=ask, args=(running,), daemon=True) for _ in range(count)]
         for client in clients:
             client.start()
-        wait_until(lambda: len(done) > 0, 60)
+        wait_until(lambda: len(done) > 0)
         assert HTTP.get(running.url + "/v1/models").status_code == 200
         finished = len(done)
         for client in clients:

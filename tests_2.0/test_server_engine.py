@@ -219,6 +219,7 @@ class TestLeaving:
     def test_who_waits_can_go_too(self, model: Path) -> None:
         with RunningEngine(model, max_concurrency=1) as engine:
             engine.ask("first", asking("a", max_tokens=4000))
+            engine.first_piece("first")
             engine.ask("waiting", asking("b", max_tokens=2))
             engine.cancel("waiting")
             engine.cancel("first")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.fake_host import MODEL, PART, FakeHost, RunningServer, Script, http_client, serving, wait_until
+from support.fake_host import MODEL, PART, FakeHost, RunningServer, Script, http_client, serving
+from support.processes import wait_until
 
 from mlxk2.errors import UsageError
 

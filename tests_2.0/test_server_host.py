@@ -30,7 +30,6 @@ from mlxk2.errors import (
     ModelNotFound,
     QueueFull,
     ReaderTooSlow,
-    RequestTimedOut,
     ServerStopping,
     WaitedTooLong,
 )
@@ -756,17 +755,6 @@ def test_waiting_has_an_end() -> None:
         await stream.aclose()
 
     tell(story, queue_timeout_s=2.0)
-
-
-def test_an_answer_has_an_end() -> None:
-    async def story(host: ModelHost) -> None:
-        await host.load("slow")
-        with pytest.raises(RequestTimedOut):
-            async for _ in ask(host, "slow"):
-                pass
-        await until(lambda: _engine_is_free(host))
-
-    tell(story, request_timeout_s=0.3)
 
 
 def test_who_does_not_read_loses_the_answer_and_frees_the_place() -> None:

@@ -163,7 +163,8 @@ def test_what_is_being_read_counts_as_waiting(engine: RunningEngine) -> None:
 
 
 def test_nothing_is_told_of_what_is_given_up_while_it_is_read(engine: RunningEngine) -> None:
-    engine.send(Count("being read", asking(HUGE)))
+    engine.send(Count("being read", asking(HUGE * 3)))
+    engine.status(lambda status: status.waiting == 1)
     engine.ask("in line", asking(LONG, max_tokens=2))
     engine.send(Count("wanted", asking(LONG)))
     engine.cancel("in line")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.fake_host import MODEL, FakeHost, RunningServer, Script, serving, wait_until
+from support.fake_host import MODEL, FakeHost, RunningServer, Script, serving
+from support.processes import wait_until
 
 from mlxk2 import errors
 from mlxk2.server.protocol import Problem

@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from support.fake_host import FakeHost, RunningServer, Script, http_client, serving, wait_until
+from support.fake_host import FakeHost, RunningServer, Script, http_client, serving
+from support.processes import wait_until
 
 from mlxk2 import errors
 from mlxk2.server.protocol import Problem

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Callable
 from uuid import uuid4
 
@@ -20,7 +21,6 @@ from mlxk2.errors import (
     InternalError,
     ModelNotFound,
     QueueFull,
-    RequestTimedOut,
     ServerStopping,
     WaitedTooLong,
 )
@@ -100,8 +100,7 @@ class ModelHost:
 
         `model` None means the default model, or the loaded one. A request that fails raises, it yields no Failed.
 
-        Raises: QueueFull, WaitedTooLong, RequestTimedOut, EngineLost, ServerStopping, what `resolve` raises, what the
-            engine says.
+        Raises: QueueFull, WaitedTooLong, EngineLost, ServerStopping, what `resolve` raises, what the engine says.
         """
         self._refuse_if_full(self._load)
         spec = await self._find(model)
@@ -162,10 +161,10 @@ class ModelHost:
     @contextmanager
     def _place_for(self, ticket: Ticket) -> Iterator[None]:
         """Stand in line; whatever ends this, the place is free again."""
-        limits = self._settings
+        patience_s = self._settings.queue_timeout_s
         self._join(ticket)
-        if ticket.command is not None:
-            ticket.limit(limits.queue_timeout_s, self._too_late, limits.request_timeout_s, _too_long)
+        if ticket.command is not None and patience_s is not None:
+            ticket.limit(patience_s, partial(self._too_late, patience_s))
         try:
             yield
         finally:
@@ -348,10 +347,6 @@ class ModelHost:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-
-
-def _too_long(seconds: float) -> RequestTimedOut:
-    return RequestTimedOut(f"the answer was not complete after {seconds:g} s")
 
 
 def _stopping() -> ServerStopping:

@@ -17,15 +17,14 @@ NONE, LOADING, READY, RESTARTING, FAILED, STOPPING = "none", "loading", "ready",
 class HostSettings:
     """How many requests, and how much patience. Units: seconds; None: without end.
 
-    `queue_timeout_s` is the time until a request's turn, the loading of its model included; `request_timeout_s` that until
-    its last event. `most_deaths`: so many engines in a row may die without an answer before the host gives up.
+    `queue_timeout_s` is the time until a request's turn, the loading of its model included. `most_deaths`: so many engines
+    in a row may die without an answer before the host gives up.
     """
 
     default_model: str | None = None
     max_concurrency: int = 32
     max_queue: int = 256
     queue_timeout_s: float | None = 300.0
-    request_timeout_s: float | None = None
     idle_timeout_s: float | None = None
     load_timeout_s: float = 1800.0
     hang_timeout_s: float = 120.0

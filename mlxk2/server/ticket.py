@@ -25,9 +25,6 @@ _MOST_BYTES = 8 * 2**20
 # What one token with its log probability takes, more or less.
 _TOKEN_BYTES = 100
 
-# What is said of so many seconds that were too few.
-TooSlow = Callable[[float], MlxkError]
-
 
 class Ticket:
     """One request. `spec` is the model whose turn it waits for; without `command` that is all.
@@ -43,19 +40,11 @@ class Ticket:
         self._box: asyncio.Queue[Union[RequestEvent, MlxkError, None]] = asyncio.Queue()
         self._is_over = False
         self.has_begun = False
-        self._loop = asyncio.get_running_loop()
         self._turn: asyncio.TimerHandle | None = None
-        self._end: asyncio.TimerHandle | None = None
 
-    def limit(self, turn_s: float | None, too_late: TooSlow, end_s: float | None, too_long: TooSlow) -> None:
-        """Fail with `too_late` unless the turn comes in `turn_s`, with `too_long` unless all is over in `end_s` seconds."""
-        if turn_s is not None:
-            self._turn = self._loop.call_later(turn_s, self._fail_after, turn_s, too_late)
-        if end_s is not None:
-            self._end = self._loop.call_later(end_s, self._fail_after, end_s, too_long)
-
-    def _fail_after(self, seconds: float, too_slow: TooSlow) -> None:
-        self.fail(too_slow(seconds))
+    def limit(self, seconds: float, too_late: Callable[[], MlxkError]) -> None:
+        """Fail with what `too_late` returns unless the turn comes in time."""
+        self._turn = asyncio.get_running_loop().call_later(seconds, lambda: self.fail(too_late()))
 
     def put(self, event: RequestEvent) -> bool:
         """Hand an event to whoever waits for it; False, and the request has failed, where too much waits already."""
@@ -97,10 +86,9 @@ class Ticket:
         return item
 
     def close(self) -> None:
-        """Forget the time limits."""
-        for timer in (self._turn, self._end):
-            if timer is not None:
-                timer.cancel()
+        """Forget the time limit."""
+        if self._turn is not None:
+            self._turn.cancel()
 
 
 def _size_of(event: object) -> int:

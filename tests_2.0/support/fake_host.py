@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -38,6 +37,7 @@ from mlxk2.server.protocol import (
     ToolPiece,
 )
 from mlxk2.server.settings import ServerSettings
+from support.processes import wait_until
 
 MODEL = "org/tiny"
 # A part of the name is a name too.
@@ -203,7 +203,7 @@ def serving(host: FakeHost, settings: ServerSettings | None = None, catalog: Any
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
-            wait_until(lambda: server.started)
+            wait_until(lambda: server.started, "it listens")
             yield RunningServer(f"http://127.0.0.1:{port}", port, host)
         finally:
             server.should_exit = True
@@ -216,11 +216,3 @@ def http_client(**options: Any) -> Any:
     httpx = pytest.importorskip("httpx")
     limits = httpx.Limits(max_keepalive_connections=0)
     return httpx.Client(verify=False, trust_env=False, limits=limits, timeout=120, **options)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)

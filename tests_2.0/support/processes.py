@@ -9,7 +9,7 @@ from typing import Callable
 _PATIENCE_S = 120.0
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str = "it was so") -> None:
     """Return as soon as `condition` holds; fail when it does not within two minutes."""
     end = time.monotonic() + _PATIENCE_S
     while not condition():
