@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
+from support.processes import wait_until
 from support.random_models import random_model
 from support.real_server import MARKS, RealServer, real_server, said
 
@@ -31,6 +34,11 @@ def ask(server: RealServer, turn: str) -> None:
     said(server.chat(messages=[{"role": "user", "content": text}], max_tokens=24, temperature=0))
 
 
+def loads(server: RealServer) -> int:
+    told = server.status()
+    return int(told["running"]) + int(told["waiting"])
+
+
 def test_memory_stays_as_it_is_while_requests_come_and_go(tmp_path: Path) -> None:
     model = random_model(tmp_path / "tiny", "llama", config=CONFIG)
     with real_server(model, words=("--prefix-cache-bytes", "4MB")) as server, ThreadPoolExecutor(WIDE) as pool:
@@ -38,7 +46,11 @@ def test_memory_stays_as_it_is_while_requests_come_and_go(tmp_path: Path) -> Non
         sizes: list[int] = []
 
         def together(count: int, turn: int) -> None:
+            # The engine finds them all: how many prompts it reads at a time is the same in each turn.
+            os.kill(engine, signal.SIGSTOP)
             asked: set[Future[None]] = {pool.submit(ask, server, f"{turn} {count} {number}") for number in range(count)}
+            wait_until(lambda: loads(server) == count, "they have been handed over")
+            os.kill(engine, signal.SIGCONT)
             while asked:
                 sizes.append(resident(engine))
                 done, asked = wait(asked, timeout=0.02)
